@@ -1,0 +1,301 @@
+"""What one recurrent layer does to tangent vectors.
+
+Notation: x (B, D) input, h (B, H) hidden state, c (B, H) cell state, U the recurrent weights,
+σ the logistic function, d• a tangent. A *frame* is a tensor (B, k, N): k tangent vectors of the
+N-dimensional state for each of B sequences. Row-major (B, k, N) is LAPACK's column-major (N, k),
+so renormalising a frame needs no transposition.
+
+The state runs in float64; a frame may be narrower. Derivatives of saturating functions are written
+in terms of e^(−|y|), because 1 − tanh² cancels to zero where the tail of the spectrum still lives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Literal
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+StateKind = Literal["full", "hidden"]
+State = tuple[Tensor, ...]
+Derivative = tuple[Tensor, ...]
+
+_LN2 = 0.6931471805599453
+
+
+def tanh_derivative(y: Tensor) -> Tensor:
+    """sech²(y) without cancellation."""
+    decay = torch.exp(-2.0 * y.abs())
+    return 4.0 * decay / (1.0 + decay).square()
+
+
+def log_tanh_derivative(y: Tensor) -> Tensor:
+    """ln sech²(y), finite even where sech² underflows."""
+    size = y.abs()
+    return 2.0 * (_LN2 - size - torch.log1p(torch.exp(-2.0 * size)))
+
+
+def sigmoid_derivative(y: Tensor) -> Tensor:
+    """σ(y)σ(−y): exact in both tails."""
+    return torch.sigmoid(y) * torch.sigmoid(-y)
+
+
+class Weights(NamedTuple):
+    """One layer's weights in `torch.nn`'s gate order: ``(G, D)``, ``(G, H)`` and ``(G,)``."""
+
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+
+class RecurrentMap(ABC):
+    """One layer as a map of its state, and the derivative of that map.
+
+    A subclass advances the state one step (`advance`), which also returns the coefficients of the
+    Jacobian J there, and carries a frame through J (`tangent`). `to_working` and `from_working`
+    change to coordinates in which J is better conditioned; they have determinant 1.
+    """
+
+    state_size: int
+    given_parts: tuple[int, int]
+    """How many tensors an initial state has, and the size of each: (2, H) for an LSTM."""
+    dtype: torch.dtype = torch.float64
+
+    @abstractmethod
+    def drive(self, inputs: Tensor) -> Tensor:
+        """The inputs' share of the pre-activations: ``(T, B, D) -> (T, B, G)``."""
+
+    @abstractmethod
+    def initial_state(self, batch: int, given: Tensor | None) -> State:
+        """The zero state, or ``given`` ``(B, N)``."""
+
+    @abstractmethod
+    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        """One step: ``drive (B, G)`` -> the next state and the coefficients of J."""
+
+    @abstractmethod
+    def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
+        """J times every tangent vector of ``frame (B, k, N)``."""
+
+    def output(self, state: State) -> Tensor:
+        """What the next layer reads: ``(B, H)``."""
+        return state[0]
+
+    def log_abs_det(self, derivative: Derivative) -> Tensor | None:
+        """ln|det J| ``(B,)`` where a closed form exists, independent of `tangent`."""
+        return None
+
+    def to_working(self, state: State, frame: Tensor) -> Tensor:
+        return frame
+
+    def from_working(self, state: State, frame: Tensor) -> Tensor:
+        return frame
+
+
+class _GatedMap(RecurrentMap):
+    """Shared by the cells of `torch.nn`: weights, biases and the zero state."""
+
+    def __init__(self, weights: Weights, frame_dtype: torch.dtype, n_gates: int) -> None:
+        self.weight_ih = weights.ih.detach().double()
+        self.weight_hh = weights.hh.detach().double()
+        self.hidden_size = self.weight_hh.shape[1]
+        self.state_size = self.hidden_size
+        self.given_parts = (1, self.hidden_size)
+        zero = self.weight_ih.new_zeros(n_gates * self.hidden_size)
+        self.bias_ih = zero if weights.bias_ih is None else weights.bias_ih.detach().double()
+        self.bias_hh = zero if weights.bias_hh is None else weights.bias_hh.detach().double()
+        self.frame_dtype = frame_dtype
+        # Transposed gate by gate, so that forming Jᵀ scales contiguous rows.
+        self.gates_t = [
+            gate.t().contiguous().to(frame_dtype) for gate in self.weight_hh.chunk(n_gates)
+        ]
+
+    def drive(self, inputs: Tensor) -> Tensor:
+        return F.linear(inputs, self.weight_ih, self.bias_ih)
+
+    def initial_state(self, batch: int, given: Tensor | None) -> State:
+        if given is None:
+            given = self.weight_hh.new_zeros(batch, self.state_size)
+        return (given.double(),)
+
+    def _mix(self, *terms: tuple[Tensor, Tensor]) -> Tensor:
+        """Σ diag(d) U, transposed: ``(B, H, H)`` from pairs ``(Uᵀ (H, H), d (B, H))``."""
+        (gate, scale), *rest = terms
+        jacobian = gate * scale[:, None, :]
+        for gate, scale in rest:
+            jacobian.addcmul_(gate, scale[:, None, :])
+        return jacobian
+
+
+class VanillaMap(_GatedMap):
+    """h' = φ(W x + U h + b) with φ tanh or ReLU (`torch.nn.RNN`): J = diag(φ') U."""
+
+    def __init__(self, weights: Weights, frame_dtype: torch.dtype, nonlinearity: str) -> None:
+        super().__init__(weights, frame_dtype, n_gates=1)
+        self.relu = nonlinearity == "relu"
+        self._log_det_weight = torch.linalg.slogdet(self.weight_hh).logabsdet
+
+    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        y = drive + F.linear(state[0], self.weight_hh, self.bias_hh)
+        if self.relu:
+            alive = (y > 0).double()
+            return (y * alive,), (alive, alive.log())
+        return (torch.tanh(y),), (tanh_derivative(y), log_tanh_derivative(y))
+
+    def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
+        slope = derivative[0].to(self.frame_dtype)
+        return (frame @ self.gates_t[0]).mul_(slope[:, None, :])
+
+    def log_abs_det(self, derivative: Derivative) -> Tensor | None:
+        log_slope: Tensor = derivative[1]
+        return log_slope.sum(dim=-1).add(self._log_det_weight)
+
+
+class GRUMap(_GatedMap):
+    """h' = (1 − z) n + z h with n = tanh(aₙ + r q), q = Uₙ h + bₙ (`torch.nn.GRU`).
+
+    J = diag(z) + diag((h − n) z') U_z + diag((1 − z) n' r) Uₙ + diag((1 − z) n' q r') U_r.
+    """
+
+    def __init__(self, weights: Weights, frame_dtype: torch.dtype) -> None:
+        super().__init__(weights, frame_dtype, n_gates=3)
+
+    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        h = state[0]
+        drive_r, drive_z, drive_n = drive.chunk(3, dim=-1)
+        recurrent_r, recurrent_z, q = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, dim=-1)
+        y_r, y_z = drive_r + recurrent_r, drive_z + recurrent_z
+        r, z, keep = torch.sigmoid(y_r), torch.sigmoid(y_z), torch.sigmoid(-y_z)
+        y_n = drive_n + r * q
+        n = torch.tanh(y_n)
+        slope = keep * tanh_derivative(y_n)
+        terms = (z, (h - n) * sigmoid_derivative(y_z), slope * r, slope * q * r * (1.0 - r))
+        return (keep * n + z * h,), terms
+
+    def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
+        z, d_z, d_n, d_r = (term.to(self.frame_dtype) for term in derivative)
+        reset_t, update_t, new_t = self.gates_t
+        jacobian_t = self._mix((update_t, d_z), (new_t, d_n), (reset_t, d_r))
+        return torch.baddbmm(frame * z[:, None, :], frame, jacobian_t)
+
+
+class LSTMMap(_GatedMap):
+    """c' = f c + i g, h' = o tanh c' (`torch.nn.LSTM`).
+
+    ``state="full"`` carries tangents (dh, dc) of the true 2H-dimensional map. They are kept as
+    (u, dc) with u = dh − D dc, D = o sech²(c): then u' = diag(tanh c' o') Uₒ dh and
+    dc' = A dh + f dc, and the cancellation between dh' and D' dc' is never computed.
+    ``state="hidden"`` is ∂h'/∂h with c held fixed, as in Vogt et al. (arXiv 2204.04876).
+    """
+
+    def __init__(self, weights: Weights, frame_dtype: torch.dtype, state: StateKind) -> None:
+        super().__init__(weights, frame_dtype, n_gates=4)
+        self.full = state == "full"
+        self.given_parts = (2, self.hidden_size)
+        if self.full:
+            self.state_size = 2 * self.hidden_size
+            self._log_det_output = torch.linalg.slogdet(self.weight_hh.chunk(4)[3]).logabsdet
+
+    def initial_state(self, batch: int, given: Tensor | None) -> State:
+        if given is None:
+            given = self.weight_hh.new_zeros(batch, 2 * self.hidden_size)
+        h, c = given.double().chunk(2, dim=-1)
+        # Any shear is a valid choice of coordinates; before the first step, none.
+        return h, c, torch.zeros_like(c)
+
+    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        h, c, shear = state
+        y_i, y_f, y_g, y_o = (drive + F.linear(h, self.weight_hh, self.bias_hh)).chunk(4, dim=-1)
+        i, f, g, o = torch.sigmoid(y_i), torch.sigmoid(y_f), torch.tanh(y_g), torch.sigmoid(y_o)
+        next_c = f * c + i * g
+        bounded = torch.tanh(next_c)
+        next_shear = o * tanh_derivative(next_c)
+        d_i = g * sigmoid_derivative(y_i)
+        d_f = c * sigmoid_derivative(y_f)
+        d_g = i * tanh_derivative(y_g)
+        d_o = bounded * sigmoid_derivative(y_o)
+        if self.full:
+            log_det = bounded.abs().log() - F.softplus(y_o) - F.softplus(-y_o) - F.softplus(-y_f)
+            return (o * bounded, next_c, next_shear), (d_i, d_f, d_g, d_o, f, shear, log_det)
+        hidden = (d_i * next_shear, d_f * next_shear, d_g * next_shear, d_o)
+        return (o * bounded, next_c, next_shear), hidden
+
+    def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
+        d_i, d_f, d_g, d_o = (term.to(self.frame_dtype) for term in derivative[:4])
+        gate_i, gate_f, gate_g, gate_o = self.gates_t
+        cell_t = self._mix((gate_i, d_i), (gate_f, d_f), (gate_g, d_g))
+        if not self.full:
+            return torch.bmm(frame, cell_t.addcmul_(gate_o, d_o[:, None, :]))
+        forget, shear = (term.to(self.frame_dtype) for term in derivative[4:6])
+        u, dc = frame.chunk(2, dim=-1)
+        dh = torch.addcmul(u, dc, shear[:, None, :])
+        stacked_t = torch.cat([gate_o * d_o[:, None, :], cell_t], dim=-1)
+        out = torch.bmm(dh, stacked_t)
+        out[..., self.hidden_size :].addcmul_(dc, forget[:, None, :])
+        return out
+
+    def log_abs_det(self, derivative: Derivative) -> Tensor | None:
+        return derivative[6].sum(dim=-1) + self._log_det_output if self.full else None
+
+    def to_working(self, state: State, frame: Tensor) -> Tensor:
+        return self._sheared(state, frame, -1.0)
+
+    def from_working(self, state: State, frame: Tensor) -> Tensor:
+        return self._sheared(state, frame, 1.0)
+
+    def _sheared(self, state: State, frame: Tensor, sign: float) -> Tensor:
+        if not self.full:
+            return frame
+        first, dc = frame.chunk(2, dim=-1)
+        shear = state[2].to(frame.dtype)[:, None, :]
+        return torch.cat([torch.addcmul(first, dc, shear, value=sign), dc], dim=-1)
+
+
+class StepMap(RecurrentMap):
+    """Any step function ``(x (B, D), h (B, N)) -> h (B, N)``, differentiated by `torch.func`."""
+
+    def __init__(
+        self, step: Callable[[Tensor, Tensor], Tensor], state_size: int, dtype: torch.dtype
+    ) -> None:
+        self.step = step
+        self.state_size = state_size
+        self.given_parts = (1, state_size)
+        self.dtype = dtype
+
+    def drive(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def initial_state(self, batch: int, given: Tensor | None) -> State:
+        if given is None:
+            given = torch.zeros(batch, self.state_size)
+        return (given.to(self.dtype),)
+
+    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        h = state[0]
+        following = self.step(drive, h)
+        if not isinstance(following, Tensor) or following.shape != h.shape:
+            came = tuple(following.shape) if isinstance(following, Tensor) else type(following)
+            raise ValueError(
+                f"Expected the step function to return a state of shape {tuple(h.shape)}, "
+                f"got {came}. It maps (x (B, D), h (B, N)) to the next h (B, N)."
+            )
+        return (following.detach(),), (drive, h)
+
+    def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
+        drive, h = derivative
+
+        def push(direction: Tensor) -> Tensor:
+            def of_state(state: Tensor) -> Tensor:
+                return self.step(drive, state)
+
+            pushed: Tensor = torch.func.jvp(of_state, (h,), (direction,))[1]
+            return pushed
+
+        pushed: Tensor = torch.func.vmap(push, in_dims=1, out_dims=1)(frame.to(self.dtype))
+        return pushed.to(frame.dtype)
