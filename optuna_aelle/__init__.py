@@ -1,0 +1,66 @@
+"""Prune and sample Optuna trials of recurrent networks by their early Lyapunov spectra.
+
+Everything below loads when first used, so that ``import optuna_aelle`` is light and
+``optuna_aelle.lyapunov`` works where Optuna is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optuna_aelle import lyapunov as lyapunov
+    from optuna_aelle import visualization as visualization
+    from optuna_aelle._warnings import AeLLEWarning as AeLLEWarning
+    from optuna_aelle.aelle import AeLLERegressor as AeLLERegressor
+    from optuna_aelle.lyapunov import LyapunovSpectrum as LyapunovSpectrum
+    from optuna_aelle.lyapunov import from_step as from_step
+    from optuna_aelle.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+    from optuna_aelle.lyapunov import spectral_fingerprint as spectral_fingerprint
+    from optuna_aelle.lyapunov import systems as systems
+    from optuna_aelle.predictor import PerformancePredictor as PerformancePredictor
+    from optuna_aelle.pruner import AeLLEPruner as AeLLEPruner
+    from optuna_aelle.records import decode_spectra as decode_spectra
+    from optuna_aelle.records import encode_spectrum as encode_spectrum
+    from optuna_aelle.records import report_spectrum as report_spectrum
+    from optuna_aelle.reporting import report_network as report_network
+    from optuna_aelle.sampler import AeLLESampler as AeLLESampler
+    from optuna_aelle.visualization import DashboardCallback as DashboardCallback
+    from optuna_aelle.visualization import save_dashboard_plots as save_dashboard_plots
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AeLLEPruner": "optuna_aelle.pruner",
+    "AeLLERegressor": "optuna_aelle.aelle",
+    "AeLLESampler": "optuna_aelle.sampler",
+    "AeLLEWarning": "optuna_aelle._warnings",
+    "DashboardCallback": "optuna_aelle.visualization",
+    "LyapunovSpectrum": "optuna_aelle.lyapunov",
+    "PerformancePredictor": "optuna_aelle.predictor",
+    "decode_spectra": "optuna_aelle.records",
+    "encode_spectrum": "optuna_aelle.records",
+    "from_step": "optuna_aelle.lyapunov",
+    "lyapunov_spectrum": "optuna_aelle.lyapunov",
+    "report_network": "optuna_aelle.reporting",
+    "report_spectrum": "optuna_aelle.records",
+    "save_dashboard_plots": "optuna_aelle.visualization",
+    "spectral_fingerprint": "optuna_aelle.lyapunov",
+    "systems": "optuna_aelle.lyapunov",
+}
+_MODULES = ("lyapunov", "visualization")
+
+__all__ = [*_HOME, *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"optuna_aelle.{name}")
+    raise AttributeError(f"module 'optuna_aelle' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -27,7 +27,9 @@ from optuna_aelle.lyapunov.inputs import device_of
 from optuna_aelle.lyapunov.inputs import split_state
 from optuna_aelle.lyapunov.inputs import state_size_of
 from optuna_aelle.lyapunov.inputs import time_major
+from optuna_aelle.lyapunov.maps import Derivative
 from optuna_aelle.lyapunov.maps import RecurrentMap
+from optuna_aelle.lyapunov.maps import State
 from optuna_aelle.lyapunov.maps import StateKind
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import build_layers
@@ -37,7 +39,8 @@ from optuna_aelle.lyapunov.renormalization import renormalize_qr
 from optuna_aelle.lyapunov.spectrum import FloatArray
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
 
-_N_CHECKPOINTS = 10
+_MAX_CHECKPOINTS = 10
+_MIN_STRETCH = 10
 # Inputs are projected this many steps at a time: one large product instead of many small ones,
 # at a memory cost that does not grow with T.
 _CHUNK = 64
@@ -202,7 +205,7 @@ class _LayerRun:
     def __init__(
         self,
         layer: RecurrentMap,
-        state: tuple[Tensor, ...],
+        state: State,
         frame: Tensor,
         *,
         warmup: int,
@@ -221,45 +224,48 @@ class _LayerRun:
         self._interval = interval
         self._warmup = warmup
         measured = n_steps - warmup
-        n_checkpoints = min(_N_CHECKPOINTS, measured)
+        n_checkpoints = min(max(measured // _MIN_STRETCH, 1), _MAX_CHECKPOINTS)
         self._checkpoints = {
             warmup + round(measured * (i + 1) / n_checkpoints) for i in range(n_checkpoints)
         }
         self._step = 0
-        if warmup == 0:
-            self._orthonormalize()
 
     def advance(self, signal: Tensor) -> Tensor:
         """Run over ``signal (T, B, D)`` and return what the next layer reads, ``(T, B, H)``."""
-        drives = self.layer.drive(signal)
-        outputs = []
-        for drive in drives.unbind(0):
-            self.state, derivative = self.layer.advance(drive, self.state)
+        states, derivatives = self.layer.unroll(self.layer.drive(signal), self.state)
+        self._add_log_det(derivatives)
+        # The state needs float64; from here on the frame's dtype does.
+        steps = zip(*(d.to(self.frame.dtype).unbind(0) for d in derivatives), strict=True)
+        for t, derivative in enumerate(steps):
             self.frame = self.layer.tangent(derivative, self.frame)
             self._step += 1
-            if self.log_det is not None and self._step > self._warmup:
-                log_det = self.layer.log_abs_det(derivative)
-                self.log_det = None if log_det is None else self.log_det + log_det
-            if self._step == self._warmup:
-                self._orthonormalize()
-                self.log_sums.zero_()
-            elif self._step in self._checkpoints:
-                self._orthonormalize()
-                self.trace.append((self._step - self._warmup, self.log_sums.clone()))
+            if self._step == self._warmup or self._step in self._checkpoints:
+                self._orthonormalize(tuple(part[t] for part in states))
             elif self._step % self._interval == 0:
                 self.frame, log_growth = self._renormalize(self.frame)
                 self.log_sums += log_growth
-            outputs.append(self.layer.output(self.state))
-        return torch.stack(outputs)
+        self.state = tuple(part[-1] for part in states)
+        return states[0]
 
-    def _orthonormalize(self) -> None:
+    def _add_log_det(self, derivatives: Derivative) -> None:
+        """Add ln|det J| of the measured steps; ``derivatives`` are those of the next stretch."""
+        if self.log_det is None:
+            return
+        log_det = self.layer.log_abs_det(derivatives)
+        skipped = max(self._warmup - self._step, 0)
+        self.log_det = None if log_det is None else self.log_det + log_det[skipped:].sum(dim=0)
+
+    def _orthonormalize(self, state: State) -> None:
         """QR in float64 and in the state's own coordinates: from here on, sums are Benettin's."""
         # LU first: it keeps rows of very different size apart where QR would blur them.
         frame, log_growth = self._renormalize(self.frame)
-        original = self.layer.from_working(self.state, frame.double())
-        orthonormal, log_rest = renormalize_qr(original)
-        self.log_sums += log_growth + log_rest
-        self.frame = self.layer.to_working(self.state, orthonormal.to(frame.dtype))
+        orthonormal, log_rest = renormalize_qr(self.layer.from_working(state, frame.double()))
+        self.frame = self.layer.to_working(state, orthonormal).to(frame.dtype)
+        if self._step == self._warmup:
+            self.log_sums.zero_()
+        else:
+            self.log_sums += log_growth + log_rest
+            self.trace.append((self._step - self._warmup, self.log_sums.clone()))
 
 
 def _union(logs: Sequence[Tensor], k: int) -> FloatArray:

@@ -57,9 +57,10 @@ class Weights(NamedTuple):
 class RecurrentMap(ABC):
     """One layer as a map of its state, and the derivative of that map.
 
-    A subclass advances the state one step (`advance`), which also returns the coefficients of the
-    Jacobian J there, and carries a frame through J (`tangent`). `to_working` and `from_working`
-    change to coordinates in which J is better conditioned; they have determinant 1.
+    A subclass runs the state along a stretch of T steps (`unroll`), which also returns the
+    coefficients of the Jacobian J at each step, and carries a frame through one J (`tangent`).
+    Only what is truly sequential is computed step by step. `to_working` and `from_working` change
+    to coordinates in which J is better conditioned; they have determinant 1.
     """
 
     state_size: int
@@ -76,19 +77,19 @@ class RecurrentMap(ABC):
         """The zero state, or ``given`` ``(B, N)``."""
 
     @abstractmethod
-    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
-        """One step: ``drive (B, G)`` -> the next state and the coefficients of J."""
+    def unroll(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        """Run along ``drive (T, B, G)``.
+
+        Returns:
+            The states after each step and the coefficients of J at each step, all ``(T, B, ·)``.
+        """
 
     @abstractmethod
     def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
         """J times every tangent vector of ``frame (B, k, N)``."""
 
-    def output(self, state: State) -> Tensor:
-        """What the next layer reads: ``(B, H)``."""
-        return state[0]
-
     def log_abs_det(self, derivative: Derivative) -> Tensor | None:
-        """ln|det J| ``(B,)`` where a closed form exists, independent of `tangent`."""
+        """ln|det J| where a closed form exists, independent of `tangent`."""
         return None
 
     def to_working(self, state: State, frame: Tensor) -> Tensor:
@@ -104,13 +105,13 @@ class _GatedMap(RecurrentMap):
     def __init__(self, weights: Weights, frame_dtype: torch.dtype, n_gates: int) -> None:
         self.weight_ih = weights.ih.detach().double()
         self.weight_hh = weights.hh.detach().double()
+        self.weight_hh_t = self.weight_hh.t().contiguous()
         self.hidden_size = self.weight_hh.shape[1]
         self.state_size = self.hidden_size
         self.given_parts = (1, self.hidden_size)
         zero = self.weight_ih.new_zeros(n_gates * self.hidden_size)
         self.bias_ih = zero if weights.bias_ih is None else weights.bias_ih.detach().double()
         self.bias_hh = zero if weights.bias_hh is None else weights.bias_hh.detach().double()
-        self.frame_dtype = frame_dtype
         # Transposed gate by gate, so that forming Jᵀ scales contiguous rows.
         self.gates_t = [
             gate.t().contiguous().to(frame_dtype) for gate in self.weight_hh.chunk(n_gates)
@@ -141,19 +142,25 @@ class VanillaMap(_GatedMap):
         self.relu = nonlinearity == "relu"
         self._log_det_weight = torch.linalg.slogdet(self.weight_hh).logabsdet
 
-    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
-        y = drive + F.linear(state[0], self.weight_hh, self.bias_hh)
-        if self.relu:
-            alive = (y > 0).double()
-            return (y * alive,), (alive, alive.log())
-        return (torch.tanh(y),), (tanh_derivative(y), log_tanh_derivative(y))
+    def unroll(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        h = state[0]
+        activate = torch.relu if self.relu else torch.tanh
+        pre, hidden = [], []
+        for bias_and_input in drive + self.bias_hh:
+            y = torch.addmm(bias_and_input, h, self.weight_hh_t)
+            h = activate(y)
+            pre.append(y)
+            hidden.append(h)
+        y = torch.stack(pre)
+        slope = (y > 0).double() if self.relu else tanh_derivative(y)
+        return (torch.stack(hidden),), (slope, y)
 
     def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
-        slope = derivative[0].to(self.frame_dtype)
-        return (frame @ self.gates_t[0]).mul_(slope[:, None, :])
+        return (frame @ self.gates_t[0]).mul_(derivative[0][:, None, :])
 
     def log_abs_det(self, derivative: Derivative) -> Tensor | None:
-        log_slope: Tensor = derivative[1]
+        slope, y = derivative
+        log_slope = slope.log() if self.relu else log_tanh_derivative(y)
         return log_slope.sum(dim=-1).add(self._log_det_weight)
 
 
@@ -166,20 +173,31 @@ class GRUMap(_GatedMap):
     def __init__(self, weights: Weights, frame_dtype: torch.dtype) -> None:
         super().__init__(weights, frame_dtype, n_gates=3)
 
-    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+    def unroll(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
         h = state[0]
-        drive_r, drive_z, drive_n = drive.chunk(3, dim=-1)
-        recurrent_r, recurrent_z, q = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, dim=-1)
-        y_r, y_z = drive_r + recurrent_r, drive_z + recurrent_z
-        r, z, keep = torch.sigmoid(y_r), torch.sigmoid(y_z), torch.sigmoid(-y_z)
-        y_n = drive_n + r * q
-        n = torch.tanh(y_n)
-        slope = keep * tanh_derivative(y_n)
-        terms = (z, (h - n) * sigmoid_derivative(y_z), slope * r, slope * q * r * (1.0 - r))
-        return (keep * n + z * h,), terms
+        size = self.hidden_size
+        gates, candidates, recurrent, hidden = [], [], [], [h]
+        for x in drive:
+            u = torch.addmm(self.bias_hh, h, self.weight_hh_t)
+            y_rz = x[:, : 2 * size] + u[:, : 2 * size]
+            r, z = torch.sigmoid(y_rz).chunk(2, dim=-1)
+            q = u[:, 2 * size :]
+            y_n = torch.addcmul(x[:, 2 * size :], r, q)
+            h = torch.lerp(torch.tanh(y_n), h, z)
+            gates.append(y_rz)
+            candidates.append(y_n)
+            recurrent.append(q)
+            hidden.append(h)
+        h_before, h_after = torch.stack(hidden[:-1]), torch.stack(hidden[1:])
+        y_r, y_z = torch.stack(gates).chunk(2, dim=-1)
+        y_n, q = torch.stack(candidates), torch.stack(recurrent)
+        r, z = torch.sigmoid(y_r), torch.sigmoid(y_z)
+        slope = torch.sigmoid(-y_z) * tanh_derivative(y_n)
+        d_z = (h_before - torch.tanh(y_n)) * sigmoid_derivative(y_z)
+        return (h_after,), (z, d_z, slope * r, slope * q * sigmoid_derivative(y_r))
 
     def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
-        z, d_z, d_n, d_r = (term.to(self.frame_dtype) for term in derivative)
+        z, d_z, d_n, d_r = derivative
         reset_t, update_t, new_t = self.gates_t
         jacobian_t = self._mix((update_t, d_z), (new_t, d_n), (reset_t, d_r))
         return torch.baddbmm(frame * z[:, None, :], frame, jacobian_t)
@@ -209,30 +227,38 @@ class LSTMMap(_GatedMap):
         # Any shear is a valid choice of coordinates; before the first step, none.
         return h, c, torch.zeros_like(c)
 
-    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+    def unroll(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
         h, c, shear = state
-        y_i, y_f, y_g, y_o = (drive + F.linear(h, self.weight_hh, self.bias_hh)).chunk(4, dim=-1)
-        i, f, g, o = torch.sigmoid(y_i), torch.sigmoid(y_f), torch.tanh(y_g), torch.sigmoid(y_o)
-        next_c = f * c + i * g
-        bounded = torch.tanh(next_c)
-        next_shear = o * tanh_derivative(next_c)
-        d_i = g * sigmoid_derivative(y_i)
-        d_f = c * sigmoid_derivative(y_f)
-        d_g = i * tanh_derivative(y_g)
-        d_o = bounded * sigmoid_derivative(y_o)
-        if self.full:
-            log_det = bounded.abs().log() - F.softplus(y_o) - F.softplus(-y_o) - F.softplus(-y_f)
-            return (o * bounded, next_c, next_shear), (d_i, d_f, d_g, d_o, f, shear, log_det)
-        hidden = (d_i * next_shear, d_f * next_shear, d_g * next_shear, d_o)
-        return (o * bounded, next_c, next_shear), hidden
+        size = self.hidden_size
+        pre, cells, hidden = [], [c], []
+        for bias_and_input in drive + self.bias_hh:
+            y = torch.addmm(bias_and_input, h, self.weight_hh_t)
+            i, f, _, o = torch.sigmoid(y).chunk(4, dim=-1)
+            c = torch.addcmul(f * c, i, torch.tanh(y[:, 2 * size : 3 * size]))
+            h = o * torch.tanh(c)
+            pre.append(y)
+            cells.append(c)
+            hidden.append(h)
+        y_i, y_f, y_g, y_o = torch.stack(pre).chunk(4, dim=-1)
+        c_before, c_after = torch.stack(cells[:-1]), torch.stack(cells[1:])
+        shear_after = torch.sigmoid(y_o) * tanh_derivative(c_after)
+        d_i = torch.tanh(y_g) * sigmoid_derivative(y_i)
+        d_f = c_before * sigmoid_derivative(y_f)
+        d_g = torch.sigmoid(y_i) * tanh_derivative(y_g)
+        d_o = torch.tanh(c_after) * sigmoid_derivative(y_o)
+        states = (torch.stack(hidden), c_after, shear_after)
+        if not self.full:
+            return states, (d_i * shear_after, d_f * shear_after, d_g * shear_after, d_o)
+        shear_before = torch.cat([shear[None], shear_after[:-1]])
+        return states, (d_i, d_f, d_g, d_o, torch.sigmoid(y_f), shear_before, y_f, y_o, c_after)
 
     def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
-        d_i, d_f, d_g, d_o = (term.to(self.frame_dtype) for term in derivative[:4])
+        d_i, d_f, d_g, d_o = derivative[:4]
         gate_i, gate_f, gate_g, gate_o = self.gates_t
         cell_t = self._mix((gate_i, d_i), (gate_f, d_f), (gate_g, d_g))
         if not self.full:
             return torch.bmm(frame, cell_t.addcmul_(gate_o, d_o[:, None, :]))
-        forget, shear = (term.to(self.frame_dtype) for term in derivative[4:6])
+        forget, shear = derivative[4:6]
         u, dc = frame.chunk(2, dim=-1)
         dh = torch.addcmul(u, dc, shear[:, None, :])
         stacked_t = torch.cat([gate_o * d_o[:, None, :], cell_t], dim=-1)
@@ -241,7 +267,12 @@ class LSTMMap(_GatedMap):
         return out
 
     def log_abs_det(self, derivative: Derivative) -> Tensor | None:
-        return derivative[6].sum(dim=-1) + self._log_det_output if self.full else None
+        if not self.full:
+            return None
+        y_f, y_o, c = derivative[6:]
+        log_cell = torch.tanh(c).abs().log() - F.softplus(-y_f)
+        log_output = -F.softplus(y_o) - F.softplus(-y_o)
+        return (log_cell + log_output).sum(dim=-1).add(self._log_det_output)
 
     def to_working(self, state: State, frame: Tensor) -> Tensor:
         return self._sheared(state, frame, -1.0)
@@ -276,19 +307,16 @@ class StepMap(RecurrentMap):
             given = torch.zeros(batch, self.state_size)
         return (given.to(self.dtype),)
 
-    def advance(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
-        h = state[0]
-        following = self.step(drive, h)
-        if not isinstance(following, Tensor) or following.shape != h.shape:
-            came = tuple(following.shape) if isinstance(following, Tensor) else type(following)
-            raise ValueError(
-                f"Expected the step function to return a state of shape {tuple(h.shape)}, "
-                f"got {came}. It maps (x (B, D), h (B, N)) to the next h (B, N)."
-            )
-        return (following.detach(),), (drive, h)
+    def unroll(self, drive: Tensor, state: State) -> tuple[State, Derivative]:
+        hidden = [state[0]]
+        for x in drive:
+            following = self.step(x, hidden[-1])
+            self._check(following, hidden[-1])
+            hidden.append(following.detach())
+        return (torch.stack(hidden[1:]),), (drive, torch.stack(hidden[:-1]))
 
     def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
-        drive, h = derivative
+        drive, h = (part.to(self.dtype) for part in derivative)
 
         def push(direction: Tensor) -> Tensor:
             def of_state(state: Tensor) -> Tensor:
@@ -299,3 +327,12 @@ class StepMap(RecurrentMap):
 
         pushed: Tensor = torch.func.vmap(push, in_dims=1, out_dims=1)(frame.to(self.dtype))
         return pushed.to(frame.dtype)
+
+    def _check(self, following: object, h: Tensor) -> None:
+        if isinstance(following, Tensor) and following.shape == h.shape:
+            return
+        came = tuple(following.shape) if isinstance(following, Tensor) else type(following)
+        raise ValueError(
+            f"Expected the step function to return a state of shape {tuple(h.shape)}, got {came}. "
+            "It maps (x (B, D), h (B, N)) to the next h (B, N)."
+        )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,26 +37,25 @@ def renormalize_lu(frame: Tensor) -> tuple[Tensor, Tensor]:
     log_diagonal = _log_diagonal(factors)
     lower_t = factors.mT.triu(diagonal=1)
     torch.diagonal(lower_t, dim1=-2, dim2=-1).fill_(1.0)
-    source = _inverse_permutation(factors, pivots)
-    return lower_t.gather(-1, source[:, None, :].expand_as(lower_t)), log_diagonal
+    order = _row_order(factors, pivots)[:, None, :].expand_as(lower_t)
+    return torch.empty_like(lower_t).scatter_(-1, order, lower_t), log_diagonal
 
 
 def _log_diagonal(triangular: Tensor) -> Tensor:
     return torch.diagonal(triangular, dim1=-2, dim2=-1).double().abs().log()
 
 
-def _inverse_permutation(factors: Tensor, pivots: Tensor) -> Tensor:
-    """Row i of P L is row ``result[b, i]`` of L, ``(B, N)``."""
+def _row_order(factors: Tensor, pivots: Tensor) -> Tensor:
+    """Row i of L is row ``result[b, i]`` of P L, ``(B, N)``."""
     if factors.device.type != "cpu":
         permutation, _, _ = torch.lu_unpack(factors, pivots, unpack_data=False)
-        return permutation.argmax(dim=-1)
+        return permutation.argmax(dim=-2)
     # LAPACK's pivots are a list of swaps. Replaying them on lists beats the dense (N, N)
     # permutation matrix that lu_unpack builds.
-    size = factors.shape[-2]
     rows = []
     for swaps in pivots.tolist():
-        order = list(range(size))
+        order = list(range(factors.shape[-2]))
         for i, j in enumerate(swaps):
             order[i], order[j - 1] = order[j - 1], order[i]
         rows.append(order)
-    return torch.tensor(rows).argsort(dim=-1)
+    return torch.from_numpy(np.array(rows))

@@ -1,0 +1,30 @@
+# `make study` and `make test` do all the set-up on a machine with Python and git.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN := $(VENV)/bin
+
+.PHONY: study test lint benchmark clean
+
+study: $(VENV)/.ready
+	$(BIN)/python -m studies.digits
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n auto -m "not gpu"
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.compare
+
+# The constraints reach pip through the environment, so that they also hold while a package builds.
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,166 @@
+"""Training one recurrent network, epoch by epoch, with its fingerprints on the way.
+
+A training is a function of (task, parameters, seed) alone, so any configuration can be trained
+again, by another pruner or another process, with the same curve.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from abc import ABC
+from abc import abstractmethod
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import torch
+from torch import Tensor
+from torch import nn
+
+from optuna_aelle.lyapunov import LyapunovSpectrum
+from optuna_aelle.lyapunov import spectral_fingerprint
+
+Params = Mapping[str, Any]
+
+CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+# A spectrum changes fast at first and slowly later.
+SPECTRUM_EPOCHS = (-1, 0, 1, 2, 4, 7, 12, 20, 33, 54)
+BATCH_SIZE = 50
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch; ``step`` −1 is the untrained network, without a value."""
+
+    step: int
+    value: float | None
+    spectrum: LyapunovSpectrum | None
+    seconds: float
+
+
+class Task(ABC):
+    """Data, search space and score of one search."""
+
+    name: str
+    metric: str
+    direction: str
+    n_inputs: int
+    n_outputs: int
+    probe_inputs: Tensor
+
+    @abstractmethod
+    def training_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of ``x (B, T, D)`` and targets."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises."""
+
+    @abstractmethod
+    def score(self, network: SequenceNetwork) -> float:
+        """The validation score that the search optimises."""
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draw a configuration."""
+        cell = trial.suggest_categorical("cell", list(CELLS))
+        params = {
+            "cell": cell,
+            "hidden_size": trial.suggest_int("hidden_size", 16, 64, log=True),
+            "init_gain": trial.suggest_float("init_gain", 0.1, 3.0, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
+            "clipping": trial.suggest_float("clipping", 0.05, 10.0, log=True),
+        }
+        if cell != "rnn":
+            params["forget_bias"] = trial.suggest_float("forget_bias", -2.0, 4.0)
+        return params
+
+
+class SequenceNetwork(nn.Module):
+    """One recurrent layer and a linear read-out of its last hidden state."""
+
+    def __init__(self, cell: str, n_inputs: int, hidden_size: int, n_outputs: int) -> None:
+        super().__init__()
+        self.rnn = CELLS[cell](n_inputs, hidden_size, batch_first=True)
+        self.readout = nn.Linear(hidden_size, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, _ = self.rnn(x)
+        out: Tensor = self.readout(hidden[:, -1])
+        return out
+
+
+def build_network(task: Task, params: Params, seed: int) -> SequenceNetwork:
+    """The untrained network of a configuration: recurrent weights N(0, gain² / H)."""
+    hidden_size = params["hidden_size"]
+    generator = torch.Generator().manual_seed(training_seed(params, seed))
+    network = SequenceNetwork(params["cell"], task.n_inputs, hidden_size, task.n_outputs)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
+                continue
+            gain = params["init_gain"] if "weight_hh" in name else 1.0
+            parameter.normal_(0.0, gain / parameter.shape[1] ** 0.5, generator=generator)
+        if params["cell"] == "lstm":
+            network.rnn.bias_ih_l0[hidden_size : 2 * hidden_size] = params["forget_bias"]
+        elif params["cell"] == "gru":
+            # torch's update gate z keeps the old state where it is open, as a forget gate does.
+            network.rnn.bias_ih_l0[hidden_size : 2 * hidden_size] = params["forget_bias"]
+    return network
+
+
+def untrained_spectrum(task: Task, params: Params, seed: int) -> LyapunovSpectrum:
+    """The fingerprint of a configuration before any training."""
+    return spectral_fingerprint(build_network(task, params, seed).rnn, task.probe_inputs)
+
+
+def train(
+    task: Task,
+    params: Params,
+    *,
+    n_epochs: int,
+    seed: int,
+    with_spectra: bool = True,
+    device: torch.device | str = "cpu",
+) -> Iterator[Epoch]:
+    """Train a configuration; yields the untrained network, then every epoch.
+
+    A training that diverges yields the worst possible score from then on.
+    """
+    network = build_network(task, params, seed).to(device)
+    probe = task.probe_inputs.to(device)
+    generator = torch.Generator().manual_seed(training_seed(params, seed) + 1)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=params["learning_rate"], weight_decay=params["weight_decay"]
+    )
+    for step in range(-1, n_epochs):
+        value = None
+        started = time.perf_counter()
+        if step >= 0:
+            for x, target in task.training_batches(generator):
+                loss = task.loss(network(x.to(device)), target.to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), params["clipping"])
+                optimizer.step()
+            value = task.score(network)
+        seconds = time.perf_counter() - started
+        spectrum = None
+        if with_spectra and step in SPECTRUM_EPOCHS and _is_finite(network):
+            spectrum = spectral_fingerprint(network.rnn, probe)
+        yield Epoch(step, value, spectrum, seconds)
+
+
+def training_seed(params: Params, seed: int) -> int:
+    """One seed per configuration, so that a configuration always trains the same way."""
+    text = json.dumps(dict(params), sort_keys=True)
+    return zlib.crc32(f"{seed}:{text}".encode())
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in network.parameters())
