@@ -144,11 +144,6 @@ def lyapunov_spectrum(
                 signal = run.advance(signal)
 
     exponents = _union([run.log_sums for run in runs], k) / (n_steps - warmup)
-    if np.isnan(exponents).any():
-        raise FloatingPointError(
-            "Expected a state that stays finite along the inputs, but it overflowed (a ReLU "
-            "network with a growing direction, say). Shorten the sequence or scale the weights."
-        )
     trace_steps = np.array([steps for steps, _ in runs[0].trace], dtype=np.int64)
     trace = [_union([run.trace[i][1] for run in runs], k) for i in range(len(trace_steps))]
     determinants = [run.log_det.cpu().numpy() for run in runs if run.log_det is not None]
@@ -233,6 +228,12 @@ class _LayerRun:
     def advance(self, signal: Tensor) -> Tensor:
         """Run over ``signal (T, B, D)`` and return what the next layer reads, ``(T, B, H)``."""
         states, derivatives = self.layer.unroll(self.layer.drive(signal), self.state)
+        if not bool(torch.isfinite(states[0]).all()):
+            raise FloatingPointError(
+                "Expected a state that stays finite along the inputs, but it overflowed (a ReLU "
+                "network with a growing direction, say). Shorten the sequence or scale the "
+                "weights down."
+            )
         self._add_log_det(derivatives)
         # The state needs float64; from here on the frame's dtype does.
         steps = zip(*(d.to(self.frame.dtype).unbind(0) for d in derivatives), strict=True)

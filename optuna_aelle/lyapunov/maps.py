@@ -26,6 +26,8 @@ State = tuple[Tensor, ...]
 Derivative = tuple[Tensor, ...]
 
 _LN2 = 0.6931471805599453
+# Up to this size the dense Jacobians of a stretch are cheaper than one call per step.
+_DENSE_STATE_SIZE = 64
 
 
 def tanh_derivative(y: Tensor) -> Tensor:
@@ -313,20 +315,32 @@ class StepMap(RecurrentMap):
             following = self.step(x, hidden[-1])
             self._check(following, hidden[-1])
             hidden.append(following.detach())
-        return (torch.stack(hidden[1:]),), (drive, torch.stack(hidden[:-1]))
+        before = torch.stack(hidden[:-1])
+        if self.state_size > _DENSE_STATE_SIZE:
+            return (torch.stack(hidden[1:]),), (drive, before)
+        # One call for all steps: the Jacobians of T steps are those of a batch of T * B.
+        n_steps, batch = before.shape[:2]
+        basis = torch.eye(self.state_size, dtype=self.dtype, device=before.device)
+        jacobian_t = self._push(
+            drive.flatten(0, 1), before.flatten(0, 1), basis.expand(n_steps * batch, -1, -1)
+        )
+        return (torch.stack(hidden[1:]),), (jacobian_t.view(n_steps, batch, *jacobian_t.shape[1:]),)
 
     def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
+        if len(derivative) == 1:
+            return torch.bmm(frame, derivative[0])
         drive, h = (part.to(self.dtype) for part in derivative)
+        return self._push(drive, h, frame.to(self.dtype)).to(frame.dtype)
 
-        def push(direction: Tensor) -> Tensor:
-            def of_state(state: Tensor) -> Tensor:
-                return self.step(drive, state)
+    def _push(self, drive: Tensor, h: Tensor, frame: Tensor) -> Tensor:
+        """J times every tangent vector of ``frame (B, k, N)``."""
 
-            pushed: Tensor = torch.func.jvp(of_state, (h,), (direction,))[1]
+        def along(direction: Tensor) -> Tensor:
+            pushed: Tensor = torch.func.jvp(lambda s: self.step(drive, s), (h,), (direction,))[1]
             return pushed
 
-        pushed: Tensor = torch.func.vmap(push, in_dims=1, out_dims=1)(frame.to(self.dtype))
-        return pushed.to(frame.dtype)
+        result: Tensor = torch.func.vmap(along, in_dims=1, out_dims=1)(frame)
+        return result
 
     def _check(self, following: object, h: Tensor) -> None:
         if isinstance(following, Tensor) and following.shape == h.shape:

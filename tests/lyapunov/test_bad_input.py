@@ -1,0 +1,118 @@
+"""What cannot be computed is refused with what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from optuna_aelle.lyapunov import from_step
+from optuna_aelle.lyapunov import lyapunov_spectrum
+from optuna_aelle.lyapunov import spectral_fingerprint
+from optuna_aelle.lyapunov import systems
+
+INPUTS = torch.zeros(40, 2, 3)
+
+
+def with_nan(name: str) -> nn.LSTM:
+    lstm = nn.LSTM(3, 4, num_layers=2)
+    with torch.no_grad():
+        dict(lstm.named_parameters())[name][0] = math.nan
+    return lstm
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l1", "bias_hh_l0"])
+def test_non_finite_weights_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"parameter '{name}'.*diverged"):
+        lyapunov_spectrum(with_nan(name), INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "options", "message"),
+    [
+        (nn.GRU(3, 4), torch.full((40, 2, 3), math.inf), {}, "finite inputs, got .* in 'inputs'"),
+        (nn.GRU(3, 4), torch.zeros(20, 2, 3), {}, "more steps than warmup, got T = 20 with warm"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3), {"warmup": -1}, "warmup must be nonnegative"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3), {"k": 0}, r"k must be in \[1, 4\].*got 0"),
+        (nn.LSTM(3, 4), torch.zeros(40, 2, 3), {"k": 9}, r"k must be in \[1, 8\].*got 9"),
+        (nn.GRU(3, 4), torch.zeros(40, 0, 3), {}, r"empty batch: shape \(40, 0, 3\)"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 5), {}, r"D = 3, got \(40, 2, 5\)"),
+        (nn.GRU(3, 4, batch_first=True), torch.zeros(2, 40, 5), {}, r"\(B, T, D\) with D = 3"),
+        (nn.GRU(3, 4), torch.zeros(40), {}, r"expected inputs of shape .* got \(40,\)"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3).long(), {}, "tensor of floats, got torch.int64"),
+        (nn.Linear(3, 4), torch.zeros(40, 2, 3), {}, "one recurrent module, found none"),
+        (
+            nn.Sequential(nn.GRU(3, 4), nn.LSTM(4, 4)),
+            torch.zeros(40, 2, 3),
+            {},
+            "one recurrent module, found 2: 0, 1",
+        ),
+        (nn.GRU(3, 4, bidirectional=True), torch.zeros(40, 2, 3), {}, "Expected a direction"),
+        (
+            nn.GRU(3, 4, 2, bidirectional=True),
+            torch.zeros(40, 2, 3),
+            {"direction": "forward"},
+            "one bidirectional layer, got num_layers=2",
+        ),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3), {"direction": "backward"}, "direction must be"),
+        (nn.LSTM(3, 4, proj_size=2), torch.zeros(40, 2, 3), {}, "proj_size=0, got proj_size=2"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3), {"method": "svd"}, "method must be .* got 'svd'"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3), {"state": "cell"}, "state must be .* got 'cell'"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3), {"interval": 0}, "interval must be"),
+        (nn.GRU(3, 4), torch.zeros(40, 2, 3), {"dtype": torch.int32}, "dtype must be a floating"),
+        (
+            nn.LSTM(3, 4),
+            torch.zeros(40, 2, 3),
+            {"initial_state": torch.zeros(1, 2, 4)},
+            r"2 tensor\(s\) of shape \(1, 2, 4\)",
+        ),
+        (
+            nn.GRU(3, 4),
+            torch.zeros(40, 2, 3),
+            {"initial_state": torch.full((2, 4), math.nan)},
+            "finite initial_state",
+        ),
+        (
+            from_step(lambda x, h: h[:, :1], 3),
+            torch.zeros(40, 2, 0),
+            {},
+            r"state of shape \(2, 3\), got \(2, 1\)",
+        ),
+    ],
+)
+def test_refusals(model: Any, inputs: torch.Tensor, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lyapunov_spectrum(model, inputs, **options)
+
+
+def test_what_is_no_network_at_all() -> None:
+    with pytest.raises(TypeError, match="got function.*from_step"):
+        lyapunov_spectrum(lambda x, h: h, INPUTS)  # type: ignore[arg-type]
+
+
+def test_overflowing_state_is_named() -> None:
+    rnn = nn.RNN(1, 4, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        rnn.weight_hh_l0.fill_(1e30)
+        rnn.weight_ih_l0.fill_(1.0)
+    with pytest.raises(FloatingPointError, match="overflowed"):
+        lyapunov_spectrum(rnn, torch.ones(60, 1, 1))
+
+
+@pytest.mark.parametrize("sizes", [{"state_size": 0}, {"state_size": 2, "input_size": -1}])
+def test_step_models_have_sizes(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        from_step(lambda x, h: h, **sizes)
+
+
+def test_fingerprint_refuses_as_the_full_spectrum_does() -> None:
+    with pytest.raises(ValueError, match="parameter 'weight_hh_l0'"):
+        spectral_fingerprint(with_nan("weight_hh_l0"), INPUTS.nan_to_num())
+
+
+def test_periodic_system_wants_square_matrices() -> None:
+    with pytest.raises(ValueError, match="square matrices"):
+        systems.periodic_linear([[[1.0, 2.0]]])

@@ -1,0 +1,270 @@
+"""Each cell's step and Jacobian against PyTorch itself, and the ways to ask for a spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch import nn
+
+from optuna_aelle.lyapunov import from_step
+from optuna_aelle.lyapunov import lyapunov_spectrum
+from optuna_aelle.lyapunov import spectral_fingerprint
+from optuna_aelle.lyapunov.models import build_layers
+
+D, H = 3, 5
+
+
+def gaussian_(module: Any, gain: float, seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, gain / parameter.shape[-1] ** 0.5, generator=generator)
+    return module.double()
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def hidden_step(cell: nn.LSTMCell, c: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """∂h'/∂h with c' held at what it was: the gates i, f, g act through c' = f c + i g too."""
+    return lambda x, h: cell(x, (h, c))[0]
+
+
+CELLS: dict[str, Callable[[], Any]] = {
+    "rnn-tanh": lambda: nn.RNNCell(D, H),
+    "rnn-relu": lambda: nn.RNNCell(D, H, nonlinearity="relu"),
+    "rnn-no-bias": lambda: nn.RNNCell(D, H, bias=False),
+    "gru": lambda: nn.GRUCell(D, H),
+    "lstm": lambda: nn.LSTMCell(D, H),
+}
+
+
+def own_map(cell: nn.Module, state: Any = "full") -> Any:
+    (layer,) = build_layers(
+        cell,  # type: ignore[arg-type]
+        state=state,
+        direction=None,
+        frame_dtype=torch.float64,
+        input_dtype=torch.float64,
+    )
+    return layer
+
+
+@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("name", CELLS)
+def test_jacobian_is_that_of_autograd(name: str, gain: float) -> None:
+    cell = gaussian_(CELLS[name](), gain)
+    layer = own_map(cell)
+    n = layer.state_size
+    x, start = noise(3, D, seed=1), noise(3, n, seed=2)
+
+    def step(h: Tensor, x: Tensor) -> Tensor:
+        if name != "lstm":
+            return cell(x[None], h[None])[0]  # type: ignore[no-any-return]
+        following = cell(x[None], (h[None, :H], h[None, H:]))
+        return torch.cat(following, dim=-1)[0]
+
+    exact = torch.func.vmap(torch.func.jacrev(step))(start, x)
+    before = layer.initial_state(3, start)
+    with torch.no_grad():
+        states, derivatives = layer.unroll(layer.drive(x[None]), before)
+        after = tuple(part[0] for part in states)
+        frame = torch.eye(n, dtype=torch.float64).expand(3, n, n).contiguous()
+        pushed = layer.from_working(
+            after,
+            layer.tangent(tuple(d[0] for d in derivatives), layer.to_working(before, frame)),
+        )
+    torch.testing.assert_close(pushed.mT, exact, rtol=1e-12, atol=1e-12)
+    expected = torch.stack([step(h, x_) for h, x_ in zip(start, x, strict=True)])
+    mine = torch.cat(after[:2], dim=-1) if name == "lstm" else after[0]
+    torch.testing.assert_close(mine, expected, rtol=1e-13, atol=1e-13)
+    log_det = layer.log_abs_det(derivatives)
+    if log_det is not None and name != "rnn-relu":
+        torch.testing.assert_close(log_det[0], torch.linalg.slogdet(exact).logabsdet)
+
+
+def test_hidden_jacobian_of_an_lstm_is_that_of_autograd_with_c_held() -> None:
+    cell = gaussian_(CELLS["lstm"](), 1.0)
+    layer = own_map(cell, "hidden")
+    x, h, c = noise(2, D, seed=1), noise(2, H, seed=2), noise(2, H, seed=3)
+
+    def step(h: Tensor, x: Tensor, c: Tensor) -> Tensor:
+        return cell(x[None], (h[None], c[None]))[0][0]  # type: ignore[no-any-return]
+
+    exact = torch.func.vmap(torch.func.jacrev(step))(h, x, c)
+    with torch.no_grad():
+        start = layer.initial_state(2, torch.cat([h, c], dim=-1))
+        _, derivatives = layer.unroll(layer.drive(x[None]), start)
+        frame = torch.eye(H, dtype=torch.float64).expand(2, H, H).contiguous()
+        pushed = layer.tangent(tuple(d[0] for d in derivatives), frame)
+    torch.testing.assert_close(pushed.mT, exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("state", ["full", "hidden"])
+@pytest.mark.parametrize("module", [nn.RNN, nn.GRU, nn.LSTM])
+def test_lu_and_qr_agree(module: Any, state: Any) -> None:
+    network = gaussian_(module(D, 12), 1.0)
+    inputs = noise(100, 3, D)
+    by_lu = lyapunov_spectrum(network, inputs, state=state, method="lu")
+    by_qr = lyapunov_spectrum(network, inputs, state=state, method="qr")
+    np.testing.assert_allclose(by_lu.exponents, by_qr.exponents, atol=1e-10)
+    np.testing.assert_allclose(by_lu.trace, by_qr.trace, atol=1e-10)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    module=st.sampled_from([nn.RNN, nn.GRU, nn.LSTM]),
+    size=st.integers(1, 9),
+    layers=st.integers(1, 2),
+    gain=st.floats(0.01, 30.0),
+    bias=st.booleans(),
+    state=st.sampled_from(["full", "hidden"]),
+    seed=st.integers(0, 1000),
+)
+def test_never_nan_always_descending(
+    module: Any, size: int, layers: int, gain: float, bias: bool, state: Any, seed: int
+) -> None:
+    network = gaussian_(module(2, size, num_layers=layers, bias=bias), gain, seed)
+    spectrum = lyapunov_spectrum(network, noise(40, 2, 2, seed=seed), warmup=5, state=state)
+    assert spectrum.exponents.shape == (2, spectrum.state_size)
+    assert not np.isnan(spectrum.exponents).any()
+    assert (spectrum.exponents < np.inf).all()
+    finite = np.maximum(spectrum.exponents, -1e9)
+    assert (np.diff(finite, axis=1) <= 0.0).all()
+    assert not np.isnan(spectrum.stderr).any()
+    assert not np.isnan(spectrum.trace).any()
+
+
+def test_step_function_agrees_with_the_structured_cell() -> None:
+    cell = gaussian_(nn.GRUCell(D, H), 1.5)
+    inputs = noise(80, 3, D)
+    by_step = lyapunov_spectrum(from_step(cell, H, input_size=D), inputs)
+    np.testing.assert_allclose(
+        by_step.exponents, lyapunov_spectrum(cell, inputs).exponents, atol=1e-10
+    )
+
+
+def test_stack_is_the_union_of_its_layers() -> None:
+    """The coupled Jacobian of a stack, computed as one system, has the layers' exponents."""
+    rnn = gaussian_(nn.RNN(2, 3, num_layers=2, bias=False), 1.2)
+
+    def step(x: Tensor, h: Tensor) -> Tensor:
+        first = torch.tanh(x @ rnn.weight_ih_l0.T + h[:, :3] @ rnn.weight_hh_l0.T)
+        second = torch.tanh(first @ rnn.weight_ih_l1.T + h[:, 3:] @ rnn.weight_hh_l1.T)
+        return torch.cat([first, second], dim=-1)
+
+    inputs = noise(4000, 1, 2)
+    union = lyapunov_spectrum(rnn, inputs, warmup=500)
+    coupled = lyapunov_spectrum(from_step(step, 6, input_size=2), inputs, warmup=500)
+    np.testing.assert_allclose(union.mean, coupled.mean, atol=2e-3)
+    leading = lyapunov_spectrum(rnn, inputs, warmup=500, k=2)
+    np.testing.assert_allclose(leading.mean, union.mean[:2], atol=1e-10)
+
+
+@pytest.mark.parametrize("module", [nn.RNN, nn.GRU, nn.LSTM])
+def test_layouts_give_the_same_spectrum(module: Any) -> None:
+    network = gaussian_(module(D, H), 1.0)
+    twin = module(D, H, batch_first=True).double()
+    twin.load_state_dict(network.state_dict())
+    inputs = noise(60, 4, D)
+    expected = lyapunov_spectrum(network, inputs).exponents
+
+    held = nn.ModuleDict({"core": twin, "readout": nn.Linear(H, 2)})
+    np.testing.assert_array_equal(
+        lyapunov_spectrum(held, inputs.transpose(0, 1)).exponents, expected
+    )
+    np.testing.assert_allclose(
+        lyapunov_spectrum(network, inputs[:, 2]).exponents, expected[2:3], atol=1e-12
+    )
+    with torch.inference_mode():
+        np.testing.assert_array_equal(lyapunov_spectrum(network, inputs).exponents, expected)
+
+
+def test_initial_state_is_that_of_the_module() -> None:
+    network = gaussian_(nn.LSTM(D, H, num_layers=2), 1.0)
+    inputs = noise(90, 2, D)
+    _, (h, c) = network(inputs[:30])
+    resumed = lyapunov_spectrum(network, inputs[30:], warmup=40, initial_state=(h, c))
+    straight = lyapunov_spectrum(network, inputs, warmup=70)
+    np.testing.assert_allclose(resumed.mean, straight.mean, atol=0.05)
+    zero = lyapunov_spectrum(network, inputs[30:], warmup=40)
+    assert np.abs(resumed.trace - zero.trace).max() > 0.0
+
+
+def test_directions_of_a_bidirectional_layer_are_two_systems() -> None:
+    both = gaussian_(nn.GRU(D, H, bidirectional=True), 1.0)
+    one = nn.GRU(D, H).double()
+    inputs = noise(60, 2, D)
+    for direction, suffix, seen in (
+        ("forward", "", inputs),
+        ("backward", "_reverse", inputs.flip(0)),
+    ):
+        one.load_state_dict({k: both.state_dict()[k + suffix] for k in one.state_dict()})
+        np.testing.assert_array_equal(
+            lyapunov_spectrum(both, inputs, direction=direction).exponents,  # type: ignore[arg-type]
+            lyapunov_spectrum(one, seen).exponents,
+        )
+
+
+def test_narrow_frame_and_rarer_renormalisation_stay_close() -> None:
+    network = gaussian_(nn.GRU(D, 24), 1.0)
+    inputs = noise(100, 3, D)
+    exact = lyapunov_spectrum(network, inputs).exponents
+    narrow = lyapunov_spectrum(network, inputs, dtype=torch.float32).exponents
+    rare = lyapunov_spectrum(network, inputs, interval=4).exponents
+    np.testing.assert_allclose(narrow, exact, atol=1e-4)
+    np.testing.assert_allclose(rare, exact, atol=1e-8)
+
+
+def test_same_call_same_answer_and_nothing_else_is_touched() -> None:
+    network = gaussian_(nn.LSTM(D, H), 1.0)
+    inputs = noise(50, 2, D)
+    weights = {k: v.clone() for k, v in network.state_dict().items()}
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    first = lyapunov_spectrum(network, inputs, k=4)
+    assert torch.equal(before, torch.random.get_rng_state())
+    np.testing.assert_array_equal(
+        first.exponents, lyapunov_spectrum(network, inputs, k=4).exponents
+    )
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, weights[name])
+    assert network.training
+
+
+def test_fingerprint_of_large_and_small_networks() -> None:
+    inputs = torch.randn(200, 32, 1, generator=torch.Generator().manual_seed(0))
+    large = spectral_fingerprint(nn.LSTM(1, 40), inputs)
+    assert large.exponents.shape == (4, 32)
+    assert large.n_steps == 48
+    assert large.seconds > 0.0
+    small = spectral_fingerprint(nn.GRU(1, 7, batch_first=True), inputs[:12].transpose(0, 1))
+    assert small.exponents.shape == (4, 7)
+    assert small.n_steps == 9
+
+
+def test_record_derives_its_quantities() -> None:
+    network = gaussian_(nn.RNN(1, 30), 3.0)
+    spectrum = lyapunov_spectrum(network, noise(400, 4, 1) * 0.1)
+    mean = spectrum.mean
+    assert spectrum.max_exponent == mean[0] > 0.0
+    assert spectrum.metric_entropy == pytest.approx(mean[mean > 0].sum())
+    j = int(spectrum.kaplan_yorke_dimension)
+    assert mean[:j].sum() >= 0.0 > mean[: j + 1].sum()
+    np.testing.assert_allclose(spectrum.to_bits() * np.log(2.0), spectrum.exponents)
+    assert (spectrum.stderr > 0.0).all()
+    np.testing.assert_allclose(
+        np.sort(spectrum.trace[-1]), np.sort(spectrum.mean), atol=0.05
+    )
+    assert spectrum.trace_steps[-1] == spectrum.n_steps == 380
+    assert np.isinf(lyapunov_spectrum(network, noise(60, 1, 1)).stderr).all()
