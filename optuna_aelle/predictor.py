@@ -1,0 +1,314 @@
+"""Where a trial will end, from what is known of it so far.
+
+Three groups of features — the hyperparameters, the Lyapunov spectrum read through AeLLE, and the
+learning curve — enter one regression of the trials' standings, in which each group weighs as much
+as the evidence for it within this study (`optuna_aelle.evidence`). The spectrum enters as the
+score that AeLLE reads from its latent, for the trials it learned from by the member that did not
+see them, so that the regression cannot be fooled by what the autoencoder has memorised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+from scipy.stats import spearmanr
+
+from optuna_aelle.evidence import EvidenceRegression
+from optuna_aelle.evidence import fit_evidence
+from optuna_aelle.features import ParameterEncoder
+from optuna_aelle.features import curve_statistics
+from optuna_aelle.features import is_lesson
+from optuna_aelle.features import reports
+from optuna_aelle.features import score_against
+from optuna_aelle.features import standings
+from optuna_aelle.features import went_past
+from optuna_aelle.records import decode_spectra
+
+FloatArray = npt.NDArray[np.float64]
+Feature = Literal["curve", "params", "spectrum"]
+Kernel = Callable[[FloatArray, FloatArray], FloatArray]
+
+FEATURES: tuple[Feature, ...] = ("curve", "params", "spectrum")
+MIN_LESSONS = 4
+# A group that explains less than this share of the prediction has not spoken.
+_SPOKE = 0.1
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How well predictions at one step rank lessons that they were not fitted to.
+
+    Attributes:
+        n: Lessons behind it.
+        model: Spearman correlation of the leave-one-out predictions with the standings.
+        baseline: That of the plain value reported at the step; 0 before training.
+    """
+
+    n: int
+    model: float
+    baseline: float
+
+    @property
+    def lower_bound(self) -> float:
+        """``model`` less one standard error (Fisher's z)."""
+        if self.n < 5:
+            return -1.0
+        return float(np.tanh(np.arctanh(np.clip(self.model, -0.99, 0.99)) - (self.n - 3) ** -0.5))
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    regression: EvidenceRegression
+    kernels: list[tuple[str, Kernel]]
+    rows: dict[str, FloatArray]
+    skill: Skill
+
+
+class PerformancePredictor:
+    """Predict final values of trials from curve, hyperparameters and spectrum.
+
+    Args:
+        features: Which groups to use. A group without data (no spectra, no parameters) drops out.
+        direction: ``"minimize"`` or ``"maximize"``, as in the study.
+        random_state: Of the AeLLE ensemble; the same lessons give the same predictions.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature] = FEATURES,
+        *,
+        direction: Literal["minimize", "maximize"] = "minimize",
+        random_state: int = 0,
+    ) -> None:
+        unknown = [name for name in features if name not in FEATURES]
+        if unknown or not features:
+            raise ValueError(f"features must be some of {FEATURES}, but got {tuple(features)!r}.")
+        if direction not in ("minimize", "maximize"):
+            raise ValueError(f"direction must be minimize or maximize, but got {direction!r}.")
+        self.features = tuple(features)
+        self.direction = direction
+        self.random_state = random_state
+        self._sign = 1.0 if direction == "maximize" else -1.0
+
+    def fit(self, trials: Sequence[FrozenTrial]) -> PerformancePredictor:
+        """Learn from the trials that have ended; others are passed over.
+
+        Raises:
+            ValueError: Fewer than 4 trials have ended with a value, or all with the same one.
+        """
+        self._lessons = [trial for trial in trials if is_lesson(trial)]
+        if len(self._lessons) < MIN_LESSONS:
+            raise ValueError(
+                f"Expected at least {MIN_LESSONS} trials that finished or were pruned with a "
+                f"finite value, got {len(self._lessons)} among {len(trials)}. Predict later."
+            )
+        self._standings, self._doubts = standings(self._lessons, self._sign)
+        if np.ptp(self._standings) == 0.0:
+            raise ValueError("Expected trials that differ in their values, got equal ones only.")
+        self._fit_value_map()
+        self._encoder = ParameterEncoder(self._lessons)
+        self._models: dict[int, _Model] = {}
+        self._spectral: dict[tuple[int, int], float] | None = None
+        self._aelle: object | None = None
+        return self
+
+    @property
+    def best_standing(self) -> float:
+        """The standing of the best finished lesson, of any lesson if none has finished."""
+        return float(self._standings.max())
+
+    def standing_quantile(self, share: float) -> float:
+        """The standing that only ``share`` of the lessons reach."""
+        return float(np.quantile(self._standings, 1.0 - share))
+
+    def predict(self, trials: Sequence[FrozenTrial], step: int) -> tuple[FloatArray, FloatArray]:
+        """Predict final values from what was known at ``step`` (−1: before training).
+
+        Returns:
+            Mean and standard deviation, ``(n,)`` each, in units of the objective.
+        """
+        mean, std = self.predict_standings(trials, step)
+        low, high = self.to_value(mean - std), self.to_value(mean + std)
+        return self.to_value(mean), np.abs(high - low) / 2.0
+
+    def predict_standings(
+        self, trials: Sequence[FrozenTrial], step: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """As `predict`, but as standings within the study: higher is better, about unit spread."""
+        model = self._model(step)
+        queries = self._rows(trials, step, self._past(step))
+        cross = [kernel(queries[name], model.rows[name]) for name, kernel in model.kernels]
+        own = [np.diag(kernel(queries[name], queries[name])) for name, kernel in model.kernels]
+        return model.regression.predict(cross, own)
+
+    def skill(self, step: int) -> Skill:
+        """How well predictions at ``step`` have done out of sample, within these lessons."""
+        return self._model(step).skill
+
+    def n_lessons(self, step: int) -> int:
+        """How many lessons went past ``step`` and can teach what came after it."""
+        return len(self._past(step))
+
+    def spoken_features(self, step: int) -> tuple[Feature, ...]:
+        """The groups that explain at least a tenth of the predictions at ``step``."""
+        model = self._model(step)
+        grams = [kernel(model.rows[name], model.rows[name]) for name, kernel in model.kernels]
+        shares = model.regression.share(grams)
+        total = dict.fromkeys(self.features, 0.0)
+        for (name, _), part in zip(model.kernels, shares, strict=True):
+            if name in total:
+                total[name] += float(part)
+        return tuple(name for name in self.features if total[name] >= _SPOKE)
+
+    def to_value(self, standing: npt.ArrayLike) -> FloatArray:
+        """The final value that belongs to a standing: between finished trials, interpolated."""
+        at, values, slope = self._value_map
+        x = np.asarray(standing, dtype=np.float64)
+        inside = np.interp(x, at, values)
+        beyond = np.where(x > at[-1], x - at[-1], np.where(x < at[0], x - at[0], 0.0))
+        return np.asarray(np.clip(inside + slope * beyond, *self._value_range))
+
+    def _fit_value_map(self) -> None:
+        finished = [t.state == TrialState.COMPLETE for t in self._lessons]
+        known = finished if sum(finished) >= 2 else [True] * len(finished)
+        ends = np.array(
+            [
+                t.values[0] if t.state == TrialState.COMPLETE else np.nan_to_num(reports(t)[-1])
+                for t in self._lessons
+            ]
+        )
+        at, first = np.unique(self._standings[known], return_index=True)
+        values = self._sign * np.maximum.accumulate(self._sign * ends[known][first])
+        slope = (values[-1] - values[0]) / max(at[-1] - at[0], 1.0)
+        self._value_map = (at, values, slope)
+        margin = np.ptp(ends)
+        self._value_range = (ends.min() - margin, ends.max() + margin)
+
+    def _past(self, step: int) -> list[int]:
+        return [i for i, trial in enumerate(self._lessons) if went_past(trial, step)]
+
+    def _model(self, step: int) -> _Model:
+        if step not in self._models:
+            past = self._past(step)
+            if len(past) < MIN_LESSONS:
+                raise ValueError(
+                    f"Expected at least {MIN_LESSONS} trials that went past step {step}, got "
+                    f"{len(past)}. Predict at an earlier step."
+                )
+            lessons = [self._lessons[i] for i in past]
+            rows = self._rows(lessons, step, past)
+            kernels: list[tuple[str, Kernel]] = [("constant", _constant)]
+            kernels += [(name, _linear) for name in rows if name != "constant"]
+            if "params" in rows:
+                kernels.append(("params", _radial))
+            targets = self._standings[past]
+            # Within those who came this far, the standing has another mean and spread.
+            center, scale = targets.mean(), max(float(targets.std()), 1e-6)
+            regression = fit_evidence(
+                [kernel(rows[name], rows[name]) for name, kernel in kernels],
+                (targets - center) / scale,
+                self._doubts[past] / scale**2,
+            ).rescaled(center, scale)
+            skill = Skill(
+                n=len(past),
+                model=_rank_correlation(regression.leave_one_out()[0], targets),
+                baseline=0.0
+                if step < 0
+                else _rank_correlation(curve_statistics(lessons, step, self._sign)[:, 0], targets),
+            )
+            self._models[step] = _Model(regression, kernels, rows, skill)
+        return self._models[step]
+
+    def _rows(
+        self, trials: Sequence[FrozenTrial], step: int, past: list[int]
+    ) -> dict[str, FloatArray]:
+        """The features of ``trials`` as of ``step``, one array ``(n, d)`` a group."""
+        rows = {"constant": np.ones((len(trials), 1))}
+        if "params" in self.features and self._encoder.n_columns:
+            rows["params"] = self._encoder.encode(trials)
+        if "curve" in self.features and step >= 0:
+            reference = curve_statistics([self._lessons[i] for i in past], step, self._sign)
+            own = curve_statistics(trials, step, self._sign)
+            rows["curve"] = np.stack(
+                [score_against(own[:, j], reference[:, j]) for j in range(2)], axis=1
+            )
+        if "spectrum" in self.features:
+            scores = self._spectral_scores(trials, step)
+            if scores is not None:
+                rows["spectrum"] = scores
+        return rows
+
+    def _spectral_scores(self, trials: Sequence[FrozenTrial], step: int) -> FloatArray | None:
+        """What AeLLE reads from each trial's latest spectrum up to ``step``: ``(n, 1)``."""
+        if self._spectral is None:
+            self._fit_aelle()
+        if self._aelle is None or self._spectral is None:
+            return None
+        numbers = {id(trial): i for i, trial in enumerate(self._lessons)}
+        scores = np.zeros((len(trials), 1))
+        fresh: list[int] = []
+        spectra: list[FloatArray] = []
+        for row, trial in enumerate(trials):
+            known = {s: x for s, x in decode_spectra(trial).items() if s <= step}
+            if not known:
+                continue
+            latest = max(known)
+            lesson = numbers.get(id(trial))
+            if lesson is not None and (lesson, latest) in self._spectral:
+                scores[row] = self._spectral[lesson, latest]
+            else:
+                fresh.append(row)
+                spectra.append(known[latest])
+        if fresh:
+            scores[fresh, 0] = self._aelle.predict(np.stack(spectra))  # type: ignore[attr-defined]
+        return scores
+
+    def _fit_aelle(self) -> None:
+        from optuna_aelle.aelle import AeLLERegressor
+
+        self._spectral = {}
+        found = [
+            (i, step, spectrum)
+            for i, trial in enumerate(self._lessons)
+            for step, spectrum in decode_spectra(trial).items()
+        ]
+        groups = [i for i, _, _ in found]
+        if len(set(groups)) < MIN_LESSONS:
+            return
+        regressor = AeLLERegressor(random_state=self.random_state)
+        regressor.fit(
+            np.stack([spectrum for _, _, spectrum in found]),
+            self._standings[groups],
+            groups=groups,
+        )
+        self._aelle = regressor
+        self._spectral = {
+            (i, step): float(score)
+            for (i, step, _), score in zip(found, regressor.out_of_fold_prediction_, strict=True)
+        }
+
+
+def _constant(a: FloatArray, b: FloatArray) -> FloatArray:
+    return np.ones((len(a), len(b)))
+
+
+def _linear(a: FloatArray, b: FloatArray) -> FloatArray:
+    return np.asarray(a @ b.T / a.shape[1])
+
+
+def _radial(a: FloatArray, b: FloatArray) -> FloatArray:
+    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=-1)
+    return np.asarray(np.exp(-squared / (2.0 * a.shape[1])))
+
+
+def _rank_correlation(a: FloatArray, b: FloatArray) -> float:
+    if np.ptp(np.nan_to_num(a)) == 0.0 or np.ptp(b) == 0.0:
+        return 0.0
+    return float(np.nan_to_num(spearmanr(a, b).statistic))

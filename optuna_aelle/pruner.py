@@ -1,0 +1,285 @@
+"""The pruner: a predictor that must earn its say, and successive halving until then.
+
+Each trial may be stopped in three ways, all of them conservative.
+
+1. *Before training*, from its hyperparameters and the spectrum of the untrained network, if it is
+   unlikely to come out in the top fifth of the study.
+2. *While training*, at a few moments, if it is unlikely to beat the best trial, and does not stand
+   in the top third of all trials at this moment (the rung floor).
+3. By ``wrapped_pruner``, successive halving by default, at all other times.
+
+The predictor speaks only where its leave-one-out predictions of this study's own trials rank them
+better than chance and, during training, better than the value just reported ranks them. Its word
+is a function of what the storage holds, so parallel workers and resumed studies agree.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.pruners import BasePruner
+from optuna.pruners import SuccessiveHalvingPruner
+from optuna.study import Study
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+from scipy.stats import norm
+
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.features import is_lesson
+from optuna_aelle.features import reports
+from optuna_aelle.predictor import FEATURES
+from optuna_aelle.predictor import MIN_LESSONS
+from optuna_aelle.predictor import Feature
+from optuna_aelle.predictor import PerformancePredictor
+from optuna_aelle.records import FIT_SECONDS_KEY
+from optuna_aelle.records import PREDICTED_FINAL_KEY
+from optuna_aelle.records import PRUNE_REASON_KEY
+from optuna_aelle.records import UNTRAINED_STEP
+from optuna_aelle.records import Prediction
+from optuna_aelle.records import decode_spectra
+from optuna_aelle.records import encode_prediction
+
+# Before training there is no curve to correct a mistake: ask for the top fifth, not for the best.
+_SCREENING_SHARE = 0.2
+_RUNG_FLOOR = 1.0 / 3.0
+MIN_SKILL = 0.2
+_FIRST_RUNG = 4
+# Refits wait until there is a quarter more to learn from, so their cost stays in proportion.
+_REFIT_GROWTH = 1.25
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    prune: bool
+    prediction: Prediction
+    reason: str
+
+
+class PredictorCache:
+    """Predictors by what they were fitted to: refits are caches, the storage is the truth."""
+
+    def __init__(self, features: Sequence[Feature], n_startup_trials: int) -> None:
+        self._features = tuple(features)
+        self._n_startup_trials = n_startup_trials
+        self._lock = threading.Lock()
+        self._latest: tuple[object, PerformancePredictor] | None = None
+
+    def get(self, study: Study) -> PerformancePredictor | None:
+        """The predictor that this study's storage calls for, None while there is too little."""
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        lessons = sorted(filter(is_lesson, ended), key=_completion)
+        n = _scheduled(len(lessons), self._n_startup_trials)
+        if n < MIN_LESSONS:
+            return None
+        lessons = lessons[:n]
+        key = (study.study_name, study.direction, tuple(map(_completion, lessons)))
+        with self._lock:
+            if self._latest is None or self._latest[0] != key:
+                direction = study.direction.name.lower()
+                predictor = PerformancePredictor(self._features, direction=direction)  # type: ignore[arg-type]
+                self._latest = (key, predictor.fit(lessons))
+            return self._latest[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_features": self._features, "_n_startup_trials": self._n_startup_trials}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_features"], state["_n_startup_trials"])  # type: ignore[misc]
+
+
+class AeLLEPruner(BasePruner):
+    """Prune trials that their spectrum, hyperparameters and curve say will not make it.
+
+    Report spectra with `report_network` or `report_spectrum` before ``trial.report``; call
+    ``trial.should_prune()`` once before training, too, if there is a spectrum at step −1. Without
+    any spectra the pruner works from curve and hyperparameters alone. Every prune leaves its
+    reason on the trial (``aelle:prune_reason``), every prediction its mean, std and bar.
+
+    Args:
+        wrapped_pruner: Decides wherever the predictor abstains; successive halving by default.
+        n_startup_trials: Ended trials that the predictor needs before it may speak.
+        n_warmup_steps: No prediction prunes a trial before this step.
+        risk: The predictor prunes where a trial's chance to make it is below this.
+        calibration_interval: Every so many trials, the first included, one is never pruned by
+            anything, so that predictions can be held against undisturbed final values; 0 for none.
+        features: Groups of features of the predictor.
+
+    Raises:
+        ValueError: An argument is out of range. Also from `prune`, in a multi-objective study.
+    """
+
+    def __init__(
+        self,
+        wrapped_pruner: BasePruner | None = None,
+        *,
+        n_startup_trials: int = 12,
+        n_warmup_steps: int = 0,
+        risk: float = 0.15,
+        calibration_interval: int = 30,
+        features: Sequence[Feature] = FEATURES,
+    ) -> None:
+        if wrapped_pruner is not None and not isinstance(wrapped_pruner, BasePruner):
+            raise TypeError(
+                f"wrapped_pruner must be an optuna pruner or None, but got {wrapped_pruner!r}."
+            )
+        if n_startup_trials < MIN_LESSONS:
+            raise ValueError(
+                f"n_startup_trials must be at least {MIN_LESSONS}, but got {n_startup_trials}."
+            )
+        if n_warmup_steps < 0:
+            raise ValueError(f"n_warmup_steps must be nonnegative, but got {n_warmup_steps}.")
+        if not 0.0 <= risk <= 0.5:
+            raise ValueError(f"risk must be in [0, 0.5], but got {risk}.")
+        if calibration_interval < 0:
+            raise ValueError(
+                f"calibration_interval must be nonnegative, but got {calibration_interval}."
+            )
+        PerformancePredictor(features)  # checks them
+        self._wrapped = wrapped_pruner or SuccessiveHalvingPruner(
+            min_resource=1, reduction_factor=2
+        )
+        self._n_warmup_steps = n_warmup_steps
+        self._risk = risk
+        self._calibration_interval = calibration_interval
+        self._cache = PredictorCache(features, n_startup_trials)
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether to stop ``trial``; called by ``trial.should_prune()``."""
+        if len(study.directions) > 1:
+            raise ValueError(
+                "AeLLEPruner expects a study with one objective, but this is a multi-objective "
+                f"study with {len(study.directions)} directions. Prune by one of them, in a study "
+                "of its own."
+            )
+        if self._calibration_interval and trial.number % self._calibration_interval == 0:
+            return False
+        started = time.perf_counter()
+        try:
+            verdict = self._judge(study, trial)
+            if verdict is not None:
+                self._leave(study, trial, verdict, time.perf_counter() - started)
+                if verdict.prune:
+                    return True
+        except Exception as error:  # an overnight study must go on, whatever is wrong here
+            warn_once(
+                f"prediction failed:{type(error).__name__}",
+                f"The predictor failed on trial {trial.number} ({type(error).__name__}: {error}); "
+                f"{type(self._wrapped).__name__} decides alone.",
+            )
+        return self._fall_back(study, trial)
+
+    def _judge(self, study: Study, trial: FrozenTrial) -> _Verdict | None:
+        """The predictor's word, None where it abstains."""
+        if not self._is_moment(trial):
+            return None
+        step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
+        predictor = self._cache.get(study)
+        if predictor is None or predictor.n_lessons(step) < MIN_LESSONS + 2:
+            return None
+        skill = predictor.skill(step)
+        if skill.lower_bound < MIN_SKILL or skill.model < skill.baseline:
+            return None
+        means, stds = predictor.predict_standings([trial], step)
+        mean, std = float(means[0]), float(stds[0])
+        if trial.last_step is None:
+            bar = predictor.standing_quantile(_SCREENING_SHARE)
+        else:
+            bar = predictor.best_standing
+        chance = float(norm.sf((bar - mean) / std))
+        values, value_stds = predictor.predict([trial], step)
+        prediction = Prediction(
+            mean=float(values[0]),
+            std=float(value_stds[0]),
+            bar=float(predictor.to_value(bar)),
+            features=predictor.spoken_features(step),
+        )
+        prune = chance < self._risk and not self._in_rung_floor(study, trial)
+        moment = "before training" if trial.last_step is None else f"step {step}"
+        reason = (
+            f"{moment}: predicted final {prediction.mean:.4g} ± {prediction.std:.2g} misses the "
+            f"bar {prediction.bar:.4g} (chance {chance:.3f} < {self._risk:g}); "
+            f"from {' + '.join(prediction.features) or 'the study mean'}"
+        )
+        return _Verdict(prune, prediction, reason)
+
+    def _is_moment(self, trial: FrozenTrial) -> bool:
+        """Whether the predictor is to be asked now at all; cheap, before anything is fetched."""
+        step = trial.last_step
+        if step is None:
+            return self._n_warmup_steps == 0 and UNTRAINED_STEP in decode_spectra(trial)
+        if step < self._n_warmup_steps or not math.isfinite(trial.intermediate_values[step]):
+            return False
+        return _is_rung(len(trial.intermediate_values))
+
+    def _in_rung_floor(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether the trial stands in the top third of all that have reported as often."""
+        n_reports = len(trial.intermediate_values)
+        if n_reports == 0:
+            return False
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        own = sign * reports(trial)[-1]
+        peers = [
+            sign * reports(other)[n_reports - 1]
+            for other in study.get_trials(deepcopy=False)
+            if len(other.intermediate_values) >= n_reports and other.number != trial.number
+        ]
+        better = sum(value > own for value in peers)
+        return better < max(int((len(peers) + 1) * _RUNG_FLOOR), 1)
+
+    def _fall_back(self, study: Study, trial: FrozenTrial) -> bool:
+        pruned = self._wrapped.prune(study, trial)
+        if pruned:
+            reason = f"step {trial.last_step}: {type(self._wrapped).__name__}"
+            self._write(study, trial, {PRUNE_REASON_KEY: reason})
+        return pruned
+
+    def _leave(self, study: Study, trial: FrozenTrial, verdict: _Verdict, seconds: float) -> None:
+        """Leave prediction, reason and cost on the trial."""
+        step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
+        attributes = encode_prediction(verdict.prediction, step)
+        attributes[PREDICTED_FINAL_KEY] = verdict.prediction.mean
+        attributes[FIT_SECONDS_KEY] = trial.user_attrs.get(FIT_SECONDS_KEY, 0.0) + seconds
+        if verdict.prune:
+            attributes[PRUNE_REASON_KEY] = verdict.reason
+        self._write(study, trial, attributes)
+
+    def _write(self, study: Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+        try:
+            for key, value in attributes.items():
+                study._storage.set_trial_user_attr(trial._trial_id, key, value)
+        except Exception as error:  # a storage hiccup must not undo a decision
+            warn_once(
+                f"attribute not written:{type(error).__name__}",
+                f"Trial {trial.number}: the pruner's notes could not be stored "
+                f"({type(error).__name__}: {error}); its decision stands.",
+            )
+
+
+def _completion(trial: FrozenTrial) -> tuple[float, int]:
+    """Lessons are learned in the order in which trials ended, the same for every worker."""
+    ended = trial.datetime_complete
+    return (ended.timestamp() if ended is not None else 0.0), trial.number
+
+
+def _scheduled(n: int, first: int) -> int:
+    """The largest entry up to ``n`` of first, 1.25 first, 1.25² first ...; 0 if there is none."""
+    if n < first:
+        return 0
+    reached = first
+    while (following := math.ceil(reached * _REFIT_GROWTH)) <= n:
+        reached = following
+    return reached
+
+
+def _is_rung(n_reports: int) -> bool:
+    """4, 6, 8, 12, 16, 24, 32, ... reports: often enough to save, rare enough to cost little."""
+    if n_reports < _FIRST_RUNG:
+        return False
+    power = 1 << (n_reports.bit_length() - 1)
+    return n_reports in (power, power + power // 2)
