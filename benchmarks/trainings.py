@@ -1,7 +1,8 @@
 """Trainings, each done once and kept: what lets many pruners be compared on the same curves.
 
-A training is a function of (task, parameters, seed) alone (`studies.training`), so an arm that asks
-for a configuration that another arm has trained gets the very same epochs, spectra and seconds.
+A training is a function of (task, parameters, seed) alone (`studies.training`), so an arm that
+asks for a configuration that another arm has trained gets the very same epochs, spectra and
+seconds.
 Lines of JSON, appended as they come; an interrupted run resumes.
 """
 
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
+from tqdm import tqdm
 
 from optuna_aelle.lyapunov.spectrum import FloatArray
 from studies.training import Params
@@ -48,7 +51,7 @@ class Trainings:
                 self._done[_key(record["params"])] = [_decode(e) for e in record["epochs"]]
 
     def epochs(self, params: Params) -> Iterator[RecordedEpoch]:
-        """The untrained network, then every epoch; whoever stops early leaves the rest untrained."""
+        """The untrained network, then every epoch; who stops early leaves the rest untrained."""
         key = _key(params)
         known = self._done.get(key, [])
         yield from known
@@ -73,6 +76,20 @@ class Trainings:
             if len(fresh) > len(known):
                 self._done[key] = fresh
                 self._append(params, fresh)
+
+    def train_stream(self, n_trials: int) -> list[float]:
+        """Train the first configurations of the random stream in full; their final values."""
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.seed))
+        finals = []
+        for _ in tqdm(range(n_trials), desc=f"{self.task.name}, seed {self.seed}", leave=False):
+            *_, last = self.epochs(self.task.suggest(study.ask()))
+            finals.append(float("nan") if last.value is None else last.value)
+        return finals
+
+    def mean_epoch_seconds(self) -> float:
+        """Mean seconds of an epoch over everything trained so far."""
+        seconds = [e.seconds for epochs in self._done.values() for e in epochs if e.step >= 0]
+        return float(np.mean(seconds))
 
     def _append(self, params: Params, epochs: list[RecordedEpoch]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
 """From trials to what a predictor learns from: standings, curves, hyperparameters.
 
 A *lesson* is a trial that teaches something: a finished one with a finite value, or a pruned one
-that reported at least one. Its *standing* is where it came out in the study: finished trials
-first, by value, then pruned ones by how far they came and their last value (the order of Optuna's
-TPE), as the normal score of that rank. A standing is known for every lesson, has unit spread
-whatever the metric's scale, and no single bad loss can distort it.
+that reported at least one. Its *standing* is where it came out in the study, as the normal score
+of its rank: a finished trial by its value, a pruned one where its last value would place it among
+those that went on from there, with the doubt that this step's values left about where those ended.
+A standing is known for every lesson, has unit spread whatever the metric's scale, and no single
+bad loss can distort it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import norm
+from scipy.stats import rankdata
 
 FloatArray = npt.NDArray[np.float64]
 
-# How uncertain the standing of a trial is that was pruned at once, as a variance of the standing.
-_PRUNED_VARIANCE = 0.3
+# A rank correlation among few trials is taken as if so many more had shown none.
+_SKEPTICS = 3
 
 
 def reports(trial: FrozenTrial, step: float = math.inf) -> list[float]:
@@ -66,19 +68,38 @@ def standings(lessons: Sequence[FrozenTrial], sign: float) -> tuple[FloatArray, 
         sign: +1 to maximise, −1 to minimise.
     """
 
-    def key(trial: FrozenTrial) -> tuple[float, float, float]:
-        if trial.state == TrialState.COMPLETE:
-            return 1.0, 0.0, sign * float(trial.values[0])
-        last = [v for v in reports(trial) if math.isfinite(v)][-1]
-        return 0.0, float(trial.last_step or 0), sign * last
+    finished = [i for i, t in enumerate(lessons) if t.state == TrialState.COMPLETE]
+    pruned = [i for i, t in enumerate(lessons) if t.state != TrialState.COMPLETE]
+    variance = np.zeros(len(lessons))
+    ends = [sign * float(lessons[i].values[0]) for i in finished]
+    place = dict(zip(finished, rankdata(ends).tolist(), strict=True)) if finished else {}
+    # From the longest to the shortest: those who went on are placed before those who did not.
+    for step in sorted({lessons[i].last_step or 0 for i in pruned}, reverse=True):
+        stopped = [i for i in pruned if (lessons[i].last_step or 0) == step]
+        own = curve_statistics([lessons[i] for i in stopped], step, sign)[:, 0]
+        ahead = list(place)
+        theirs = curve_statistics([lessons[i] for i in ahead], step, sign)[:, 0]
+        ranks = np.array([place[i] for i in ahead])
+        below = np.searchsorted(np.sort(theirs), own, "left")
+        above = np.searchsorted(np.sort(theirs), own, "right")
+        variance[stopped] = 1.0 - _informativeness(theirs, ranks) ** 2
+        # Sort by place first; those who fall between the same two, by their own values.
+        at = np.concatenate([ranks, (below + above) / 2.0 + 0.5])
+        within = np.concatenate([np.zeros(len(ahead)), rankdata(own)])
+        both = [(a, w) for a, w in zip(at.tolist(), within.tolist(), strict=True)]
+        dense = {pair: rank for rank, pair in enumerate(sorted(set(both)), start=1)}
+        joint = rankdata([dense[pair] for pair in both])
+        place = dict(zip(ahead + stopped, joint.tolist(), strict=True))
+    return normal_scores([place[i] for i in range(len(lessons))]), variance
 
-    keys = [key(trial) for trial in lessons]
-    position = {k: i for i, k in enumerate(sorted(set(keys)))}
-    lengths = np.array([len(trial.intermediate_values) for trial in lessons], dtype=np.float64)
-    finished = np.array([trial.state == TrialState.COMPLETE for trial in lessons])
-    doubt = 1.0 - np.log1p(lengths) / np.log1p(max(lengths.max(), 1.0))
-    variance = np.where(finished, 0.0, _PRUNED_VARIANCE * doubt)
-    return normal_scores([position[k] for k in keys]), variance
+
+def _informativeness(values: FloatArray, ranks: FloatArray) -> float:
+    """Rank correlation of values at one step with where the trials ended, shrunk if few."""
+    n = len(values)
+    if n < 3 or np.ptp(rankdata(values)) == 0.0 or np.ptp(ranks) == 0.0:
+        return 0.0
+    correlation = float(np.corrcoef(rankdata(values), rankdata(ranks))[0, 1])
+    return max(correlation, 0.0) * n / (n + _SKEPTICS)
 
 
 def curve_statistics(trials: Sequence[FrozenTrial], step: int, sign: float) -> FloatArray:

@@ -186,7 +186,9 @@ class PerformancePredictor:
         )
         at, first = np.unique(self._standings[known], return_index=True)
         values = self._sign * np.maximum.accumulate(self._sign * ends[known][first])
-        slope = (values[-1] - values[0]) / max(at[-1] - at[0], 1.0)
+        # Beyond the finished trials, go on as in their middle half: ends may be wild.
+        middle_half = float(np.subtract(*np.percentile(values, [75, 25])))
+        slope = self._sign * middle_half / max(float(np.ptp(at)) / 2.0, 0.5)
         self._value_map = (at, values, slope)
         margin = np.ptp(ends)
         self._value_range = (ends.min() - margin, ends.max() + margin)

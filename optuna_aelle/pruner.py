@@ -1,12 +1,12 @@
 """The pruner: a predictor that must earn its say, and successive halving until then.
 
-Each trial may be stopped in three ways, all of them conservative.
+Each trial may be stopped in three ways.
 
-1. *Before training*, from its hyperparameters and the spectrum of the untrained network, if it is
+1. By ``wrapped_pruner``, successive halving by default.
+2. *Before training*, from its hyperparameters and the spectrum of the untrained network, if it is
    unlikely to come out in the top fifth of the study.
-2. *While training*, at a few moments, if it is unlikely to beat the best trial, and does not stand
+3. *While training*, at a few moments, if it is unlikely to beat the best trial, and does not stand
    in the top third of all trials at this moment (the rung floor).
-3. By ``wrapped_pruner``, successive halving by default, at all other times.
 
 The predictor speaks only where its leave-one-out predictions of this study's own trials rank them
 better than chance and, during training, better than the value just reported ranks them. Its word
@@ -68,22 +68,22 @@ class PredictorCache:
         self._features = tuple(features)
         self._n_startup_trials = n_startup_trials
         self._lock = threading.Lock()
-        self._latest: tuple[object, PerformancePredictor] | None = None
+        self._latest: tuple[object, PerformancePredictor | None] | None = None
 
     def get(self, study: Study) -> PerformancePredictor | None:
-        """The predictor that this study's storage calls for, None while there is too little."""
+        """The predictor that this study's storage calls for, None while nothing can be learned."""
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         lessons = sorted(filter(is_lesson, ended), key=_completion)
-        n = _scheduled(len(lessons), self._n_startup_trials)
-        if n < MIN_LESSONS:
-            return None
-        lessons = lessons[:n]
+        lessons = lessons[: _scheduled(len(lessons), self._n_startup_trials)]
         key = (study.study_name, study.direction, tuple(map(_completion, lessons)))
         with self._lock:
             if self._latest is None or self._latest[0] != key:
                 direction = study.direction.name.lower()
                 predictor = PerformancePredictor(self._features, direction=direction)  # type: ignore[arg-type]
-                self._latest = (key, predictor.fit(lessons))
+                try:
+                    self._latest = (key, predictor.fit(lessons))
+                except ValueError:  # too few lessons, or all alike
+                    self._latest = (key, None)
             return self._latest[1]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,7 +102,8 @@ class AeLLEPruner(BasePruner):
     reason on the trial (``aelle:prune_reason``), every prediction its mean, std and bar.
 
     Args:
-        wrapped_pruner: Decides wherever the predictor abstains; successive halving by default.
+        wrapped_pruner: Prunes beside the predictor, and alone wherever that abstains; successive
+            halving by default.
         n_startup_trials: Ended trials that the predictor needs before it may speak.
         n_warmup_steps: No prediction prunes a trial before this step.
         risk: The predictor prunes where a trial's chance to make it is below this.
@@ -121,7 +122,7 @@ class AeLLEPruner(BasePruner):
         n_startup_trials: int = 12,
         n_warmup_steps: int = 0,
         risk: float = 0.15,
-        calibration_interval: int = 30,
+        calibration_interval: int = 40,
         features: Sequence[Feature] = FEATURES,
     ) -> None:
         if wrapped_pruner is not None and not isinstance(wrapped_pruner, BasePruner):
@@ -157,22 +158,42 @@ class AeLLEPruner(BasePruner):
                 f"study with {len(study.directions)} directions. Prune by one of them, in a study "
                 "of its own."
             )
-        if self._calibration_interval and trial.number % self._calibration_interval == 0:
+        reason: str | None
+        # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
+        if self._wrapped.prune(study, trial):
+            reason = f"step {trial.last_step}: {type(self._wrapped).__name__}"
+        else:
+            reason = self._predicted_reason(study, trial)
+        if reason is None or self._is_calibration(trial):
             return False
+        self._write(study, trial, {PRUNE_REASON_KEY: reason})
+        return True
+
+    def _is_calibration(self, trial: FrozenTrial) -> bool:
+        interval = self._calibration_interval
+        return interval > 0 and trial.number % interval == 0
+
+    def _predicted_reason(self, study: Study, trial: FrozenTrial) -> str | None:
+        """Why the predictor would prune, None where it would not or abstains."""
         started = time.perf_counter()
         try:
             verdict = self._judge(study, trial)
-            if verdict is not None:
-                self._leave(study, trial, verdict, time.perf_counter() - started)
-                if verdict.prune:
-                    return True
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(
                 f"prediction failed:{type(error).__name__}",
                 f"The predictor failed on trial {trial.number} ({type(error).__name__}: {error}); "
                 f"{type(self._wrapped).__name__} decides alone.",
             )
-        return self._fall_back(study, trial)
+            return None
+        if verdict is None:
+            return None
+        step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
+        attributes = encode_prediction(verdict.prediction, step)
+        attributes[PREDICTED_FINAL_KEY] = verdict.prediction.mean
+        seconds = time.perf_counter() - started
+        attributes[FIT_SECONDS_KEY] = trial.user_attrs.get(FIT_SECONDS_KEY, 0.0) + seconds
+        self._write(study, trial, attributes)
+        return verdict.reason if verdict.prune else None
 
     def _judge(self, study: Study, trial: FrozenTrial) -> _Verdict | None:
         """The predictor's word, None where it abstains."""
@@ -231,23 +252,6 @@ class AeLLEPruner(BasePruner):
         ]
         better = sum(value > own for value in peers)
         return better < max(int((len(peers) + 1) * _RUNG_FLOOR), 1)
-
-    def _fall_back(self, study: Study, trial: FrozenTrial) -> bool:
-        pruned = self._wrapped.prune(study, trial)
-        if pruned:
-            reason = f"step {trial.last_step}: {type(self._wrapped).__name__}"
-            self._write(study, trial, {PRUNE_REASON_KEY: reason})
-        return pruned
-
-    def _leave(self, study: Study, trial: FrozenTrial, verdict: _Verdict, seconds: float) -> None:
-        """Leave prediction, reason and cost on the trial."""
-        step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
-        attributes = encode_prediction(verdict.prediction, step)
-        attributes[PREDICTED_FINAL_KEY] = verdict.prediction.mean
-        attributes[FIT_SECONDS_KEY] = trial.user_attrs.get(FIT_SECONDS_KEY, 0.0) + seconds
-        if verdict.prune:
-            attributes[PRUNE_REASON_KEY] = verdict.reason
-        self._write(study, trial, attributes)
 
     def _write(self, study: Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
         try:

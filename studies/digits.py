@@ -41,7 +41,7 @@ class Digits(Task):
         self.probe_inputs = self.x_train[:4]
 
     def training_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in torch.randperm(N_TRAIN, generator=generator).split(BATCH_SIZE):
+        for batch in torch.split(torch.randperm(N_TRAIN, generator=generator), BATCH_SIZE):
             yield self.x_train[batch], self.y_train[batch]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

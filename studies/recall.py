@@ -41,7 +41,7 @@ class Recall(Task):
 
     def training_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         x, y = _sequences(N_TRAIN, generator)
-        yield from zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True)
+        yield from zip(torch.split(x, BATCH_SIZE), torch.split(y, BATCH_SIZE), strict=True)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets)

@@ -1,2 +1,202 @@
-def main(t):
-    pass
+"""What every study shares: the command line, the objective, and the closing summary."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import torch
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_aelle import AeLLEPruner
+from optuna_aelle import AeLLESampler
+from optuna_aelle import DashboardCallback
+from optuna_aelle import report_spectrum
+from optuna_aelle import save_dashboard_plots
+from optuna_aelle.records import FIT_SECONDS_KEY
+from optuna_aelle.records import spectrum_seconds
+from studies.training import Task
+from studies.training import train
+from studies.training import untrained_spectrum
+
+TRAINING_SECONDS_KEY = "training_seconds"
+
+
+def make_pruners(n_epochs: int) -> dict[str, Callable[[], BasePruner]]:
+    """The pruners to choose from, by their names on the command line."""
+    return {
+        "aelle": AeLLEPruner,
+        "median": optuna.pruners.MedianPruner,
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(
+            min_resource=1, max_resource=n_epochs, reduction_factor=3
+        ),
+        "sha": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        "none": optuna.pruners.NopPruner,
+    }
+
+
+def make_samplers(task: Task, seed: int, n_drawn: int = 0) -> dict[str, Callable[[], BaseSampler]]:
+    """The samplers to choose from, by their names on the command line.
+
+    Args:
+        task: What the untrained networks are built for.
+        seed: Of trainings and draws.
+        n_drawn: Trials that the study already has.
+    """
+    draw_seed = seed + n_drawn
+
+    def spectrum_fn(params: dict[str, Any]) -> Any:
+        return untrained_spectrum(task, task.reduce(params), seed)
+
+    return {
+        "aelle": lambda: AeLLESampler(spectrum_fn, seed=draw_seed),
+        "tpe": lambda: optuna.samplers.TPESampler(
+            multivariate=True, group=True, constant_liar=False, seed=draw_seed
+        ),
+        "random": lambda: optuna.samplers.RandomSampler(seed=draw_seed),
+    }
+
+
+def make_objective(
+    task: Task, n_epochs: int, seed: int, device: str, with_spectra: bool
+) -> Callable[[optuna.Trial], float]:
+    """The objective: train one configuration, report after every epoch, stop where told to."""
+
+    def objective(trial: optuna.Trial) -> float:
+        params = task.suggest(trial)
+        value, seconds = float("nan"), 0.0
+        try:
+            for epoch in train(
+                task,
+                params,
+                n_epochs=n_epochs,
+                seed=seed,
+                with_spectra=with_spectra,
+                device=device,
+            ):
+                seconds += epoch.seconds
+                if epoch.spectrum is not None:
+                    report_spectrum(trial, epoch.spectrum, epoch.step)
+                if epoch.value is not None:
+                    value = epoch.value
+                    trial.report(value, epoch.step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+        finally:
+            trial.set_user_attr(TRAINING_SECONDS_KEY, round(seconds, 4))
+        return value
+
+    return objective
+
+
+def main(task: Task, arguments: Sequence[str] | None = None) -> None:
+    """Run a study from the command line; run it again to resume it."""
+    options = _parse(task, arguments)
+    torch.set_num_threads(options.threads)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    study = optuna.create_study(
+        study_name=options.study_name,
+        storage=options.storage,
+        direction=task.direction,
+        pruner=make_pruners(options.epochs)[options.pruner](),
+        load_if_exists=True,
+    )
+    study.set_metric_names([task.metric])
+    ended = len(study.get_trials(deepcopy=False, states=_ENDED))
+    # A resumed study must not draw once more what it drew when it began.
+    sampler = make_samplers(task, options.seed, ended)[options.sampler]()
+    study.sampler = sampler
+    remaining = options.trials - ended
+    if ended:
+        print(f"Resuming '{options.study_name}': {ended} of {options.trials} trials are done.")
+    callbacks: list[Callable[[optuna.Study, FrozenTrial], None]] = []
+    if not options.no_plots:
+        callbacks.append(DashboardCallback(every_n_trials=10))
+    uses_spectra = "aelle" in (options.pruner, options.sampler)
+    objective = make_objective(task, options.epochs, options.seed, options.device, uses_spectra)
+    try:
+        if remaining > 0:
+            study.optimize(
+                objective,
+                n_trials=remaining,
+                n_jobs=options.n_jobs,
+                callbacks=callbacks,
+                show_progress_bar=True,
+            )
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command resumes the study.")
+        return
+    if not options.no_plots:
+        save_dashboard_plots(study)
+    overhead = sampler.overhead_seconds if isinstance(sampler, AeLLESampler) else 0.0
+    print(summary(study, task, options.epochs, overhead))
+    print(f"\nLook at it:  {_BIN}optuna-dashboard {options.storage}")
+
+
+def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: float) -> str:
+    """What the study found, and what it cost."""
+    trials = study.get_trials(deepcopy=False, states=_ENDED)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    pruned = [t for t in trials if t.state == TrialState.PRUNED]
+    untrained = sum(t.last_step is None for t in pruned)
+    spent = sum(len(t.intermediate_values) for t in trials)
+    full = n_epochs * len(trials)
+    training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in trials)
+    spectra = sum(spectrum_seconds(t) for t in trials)
+    fits = sum(float(t.user_attrs.get(FIT_SECONDS_KEY, 0.0)) for t in trials) + sampler_seconds
+    lines = [f"\n{task.name}: {len(trials)} trials, {len(complete)} trained to the end"]
+    if complete:
+        best = study.best_trial
+        params = ", ".join(f"{k}={_short(v)}" for k, v in best.params.items())
+        lines += [f"  best {task.metric}  {best.value:.4g}  (trial {best.number}: {params})"]
+    lines += [
+        f"  pruned            {len(pruned)} trials, {untrained} of them before their first epoch",
+        f"  epochs            {spent} of the {full} of an unpruned study "
+        f"({spent / max(full, 1):.0%})",
+        f"  training          {training:.1f} s",
+        f"  spectra           {spectra:.2f} s ({spectra / max(training, 1e-9):.1%} of training)",
+        f"  fits and ranking  {fits:.2f} s ({fits / max(training, 1e-9):.1%} of training)",
+    ]
+    return "\n".join(lines)
+
+
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_BIN = ".venv/bin/" if os.path.exists(".venv/bin/optuna-dashboard") else ""
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _parse(task: Task, arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m studies.{task.name}", description=(task.__doc__ or "").strip()
+    )
+    parser.add_argument("--trials", type=_positive, default=60)
+    parser.add_argument("--epochs", type=_positive, default=30)
+    parser.add_argument("--storage", default="sqlite:///aelle.db")
+    parser.add_argument("--study-name", default=task.name)
+    parser.add_argument("--pruner", choices=sorted(make_pruners(1)), default="aelle")
+    parser.add_argument("--sampler", choices=("aelle", "tpe", "random"), default="aelle")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0 ...")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n-jobs", type=int, default=1)
+    parser.add_argument("--threads", type=_positive, default=1, help="torch threads per training")
+    parser.add_argument("--no-plots", action="store_true", help="save no dashboard plots")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value

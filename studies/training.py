@@ -11,10 +11,12 @@ import time
 import zlib
 from abc import ABC
 from abc import abstractmethod
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from typing import Literal
 
 import optuna
 import torch
@@ -26,7 +28,7 @@ from optuna_aelle.lyapunov import spectral_fingerprint
 
 Params = Mapping[str, Any]
 
-CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 # A spectrum changes fast at first and slowly later.
 SPECTRUM_EPOCHS = (-1, 0, 1, 2, 4, 7, 12, 20, 33, 54)
 BATCH_SIZE = 50
@@ -47,7 +49,7 @@ class Task(ABC):
 
     name: str
     metric: str
-    direction: str
+    direction: Literal["minimize", "maximize"]
     n_inputs: int
     n_outputs: int
     probe_inputs: Tensor
@@ -79,6 +81,11 @@ class Task(ABC):
             params["forget_bias"] = trial.suggest_float("forget_bias", -2.0, 4.0)
         return params
 
+    def reduce(self, params: Params) -> dict[str, Any]:
+        """A configuration without the parameters of branches that it does not take."""
+        drop = {"forget_bias"} if params["cell"] == "rnn" else set()
+        return {name: value for name, value in params.items() if name not in drop}
+
 
 class SequenceNetwork(nn.Module):
     """One recurrent layer and a linear read-out of its last hidden state."""
@@ -106,11 +113,11 @@ def build_network(task: Task, params: Params, seed: int) -> SequenceNetwork:
                 continue
             gain = params["init_gain"] if "weight_hh" in name else 1.0
             parameter.normal_(0.0, gain / parameter.shape[1] ** 0.5, generator=generator)
-        if params["cell"] == "lstm":
-            network.rnn.bias_ih_l0[hidden_size : 2 * hidden_size] = params["forget_bias"]
-        elif params["cell"] == "gru":
-            # torch's update gate z keeps the old state where it is open, as a forget gate does.
-            network.rnn.bias_ih_l0[hidden_size : 2 * hidden_size] = params["forget_bias"]
+        if params["cell"] != "rnn":
+            # The second gate is the LSTM's forget gate and the GRU's update gate, which in torch
+            # keeps the old state where it is open.
+            bias = network.get_parameter("rnn.bias_ih_l0")
+            bias[hidden_size : 2 * hidden_size] = params["forget_bias"]
     return network
 
 
@@ -145,7 +152,7 @@ def train(
             for x, target in task.training_batches(generator):
                 loss = task.loss(network(x.to(device)), target.to(device))
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), params["clipping"])
                 optimizer.step()
             value = task.score(network)

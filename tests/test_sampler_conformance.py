@@ -21,7 +21,7 @@ def falling(params: dict[str, object]) -> np.ndarray:
 
 
 def over_tpe() -> BaseSampler:
-    base = TPESampler(n_startup_trials=2, multivariate=True, constant_liar=False)
+    base = TPESampler(n_startup_trials=0, multivariate=True, constant_liar=False)
     return AeLLESampler(falling, base, n_candidates=3, n_startup_trials=4)
 
 

@@ -324,7 +324,8 @@ class StepMap(RecurrentMap):
         jacobian_t = self._push(
             drive.flatten(0, 1), before.flatten(0, 1), basis.expand(n_steps * batch, -1, -1)
         )
-        return (torch.stack(hidden[1:]),), (jacobian_t.view(n_steps, batch, *jacobian_t.shape[1:]),)
+        dense = jacobian_t.view(n_steps, batch, *jacobian_t.shape[1:])
+        return (torch.stack(hidden[1:]),), (dense,)
 
     def tangent(self, derivative: Derivative, frame: Tensor) -> Tensor:
         if len(derivative) == 1:

@@ -1,0 +1,41 @@
+"""What a measurement was taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("optuna", "torch", "numpy", "scikit-learn", "scipy")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, processor, threads and commit, for the head of a results file."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return {
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
