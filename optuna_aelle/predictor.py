@@ -39,6 +39,7 @@ FEATURES: tuple[Feature, ...] = ("curve", "params", "spectrum")
 MIN_LESSONS = 4
 # A group that explains less than this share of the prediction has not spoken.
 _SPOKE = 0.1
+_Z_95 = 1.645
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ class Skill:
 
     @property
     def lower_bound(self) -> float:
-        """``model`` less one standard error (Fisher's z)."""
+        """What ``model`` exceeds with 95 % confidence (Fisher's z)."""
         if self.n < 5:
             return -1.0
-        return float(np.tanh(np.arctanh(np.clip(self.model, -0.99, 0.99)) - (self.n - 3) ** -0.5))
+        z = np.arctanh(np.clip(self.model, -0.99, 0.99)) - _Z_95 * (self.n - 3) ** -0.5
+        return float(np.tanh(z))
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,6 @@ from optuna_aelle.records import encode_prediction
 # Before training there is no curve to correct a mistake: ask for the top fifth, not for the best.
 _SCREENING_SHARE = 0.2
 _RUNG_FLOOR = 1.0 / 3.0
-MIN_SKILL = 0.2
 _FIRST_RUNG = 4
 # Refits wait until there is a quarter more to learn from, so their cost stays in proportion.
 _REFIT_GROWTH = 1.25
@@ -204,7 +203,7 @@ class AeLLEPruner(BasePruner):
         if predictor is None or predictor.n_lessons(step) < MIN_LESSONS + 2:
             return None
         skill = predictor.skill(step)
-        if skill.lower_bound < MIN_SKILL or skill.model < skill.baseline:
+        if skill.lower_bound <= 0.0 or skill.model < skill.baseline:
             return None
         means, stds = predictor.predict_standings([trial], step)
         mean, std = float(means[0]), float(stds[0])

@@ -21,7 +21,6 @@ from optuna.trial import create_trial
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.predictor import MIN_LESSONS
 from optuna_aelle.predictor import PerformancePredictor
-from optuna_aelle.pruner import MIN_SKILL
 from optuna_aelle.pruner import PredictorCache
 from optuna_aelle.records import UNTRAINED_STEP
 from optuna_aelle.records import encode_spectrum
@@ -144,7 +143,7 @@ class AeLLESampler(BaseSampler):
             predictor = self._cache.get(study)
             if predictor is None or predictor.n_lessons(UNTRAINED_STEP) < MIN_LESSONS + 2:
                 return None
-            skilled = predictor.skill(UNTRAINED_STEP).lower_bound >= MIN_SKILL
+            skilled = predictor.skill(UNTRAINED_STEP).lower_bound > 0.0
             return predictor if skilled else None
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(

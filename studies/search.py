@@ -16,11 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
-from optuna_aelle import AeLLEPruner
-from optuna_aelle import AeLLESampler
-from optuna_aelle import DashboardCallback
-from optuna_aelle import report_spectrum
-from optuna_aelle import save_dashboard_plots
+import optuna_aelle as aelle
 from optuna_aelle.records import FIT_SECONDS_KEY
 from optuna_aelle.records import spectrum_seconds
 from studies.training import Task
@@ -33,7 +29,7 @@ TRAINING_SECONDS_KEY = "training_seconds"
 def make_pruners(n_epochs: int) -> dict[str, Callable[[], BasePruner]]:
     """The pruners to choose from, by their names on the command line."""
     return {
-        "aelle": AeLLEPruner,
+        "aelle": aelle.AeLLEPruner,
         "median": optuna.pruners.MedianPruner,
         "hyperband": lambda: optuna.pruners.HyperbandPruner(
             min_resource=1, max_resource=n_epochs, reduction_factor=3
@@ -57,7 +53,7 @@ def make_samplers(task: Task, seed: int, n_drawn: int = 0) -> dict[str, Callable
         return untrained_spectrum(task, task.reduce(params), seed)
 
     return {
-        "aelle": lambda: AeLLESampler(spectrum_fn, seed=draw_seed),
+        "aelle": lambda: aelle.AeLLESampler(spectrum_fn, seed=draw_seed),
         "tpe": lambda: optuna.samplers.TPESampler(
             multivariate=True, group=True, constant_liar=False, seed=draw_seed
         ),
@@ -84,7 +80,7 @@ def make_objective(
             ):
                 seconds += epoch.seconds
                 if epoch.spectrum is not None:
-                    report_spectrum(trial, epoch.spectrum, epoch.step)
+                    aelle.report_spectrum(trial, epoch.spectrum, epoch.step)
                 if epoch.value is not None:
                     value = epoch.value
                     trial.report(value, epoch.step)
@@ -120,7 +116,7 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
         print(f"Resuming '{options.study_name}': {ended} of {options.trials} trials are done.")
     callbacks: list[Callable[[optuna.Study, FrozenTrial], None]] = []
     if not options.no_plots:
-        callbacks.append(DashboardCallback(every_n_trials=10))
+        callbacks.append(aelle.DashboardCallback(every_n_trials=10))
     uses_spectra = "aelle" in (options.pruner, options.sampler)
     objective = make_objective(task, options.epochs, options.seed, options.device, uses_spectra)
     try:
@@ -136,8 +132,8 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
         print("\nInterrupted. The same command resumes the study.")
         return
     if not options.no_plots:
-        save_dashboard_plots(study)
-    overhead = sampler.overhead_seconds if isinstance(sampler, AeLLESampler) else 0.0
+        aelle.save_dashboard_plots(study)
+    overhead = sampler.overhead_seconds if isinstance(sampler, aelle.AeLLESampler) else 0.0
     print(summary(study, task, options.epochs, overhead))
     print(f"\nLook at it:  {_BIN}optuna-dashboard {options.storage}")
 

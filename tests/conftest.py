@@ -69,6 +69,9 @@ def run_synthetic(
     """
     sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
     spent: list[int] = []
+    first = len(study.trials)
+    for number in range(first, first + n_trials):
+        study.enqueue_trial({"noise": np.random.default_rng([seed, number, 1]).uniform()})
 
     def objective(trial: optuna.Trial) -> float:
         from optuna_aelle import report_spectrum

@@ -263,8 +263,6 @@ def test_record_derives_its_quantities() -> None:
     assert mean[:j].sum() >= 0.0 > mean[: j + 1].sum()
     np.testing.assert_allclose(spectrum.to_bits() * np.log(2.0), spectrum.exponents)
     assert (spectrum.stderr > 0.0).all()
-    np.testing.assert_allclose(
-        np.sort(spectrum.trace[-1]), np.sort(spectrum.mean), atol=0.05
-    )
+    np.testing.assert_allclose(np.sort(spectrum.trace[-1]), np.sort(spectrum.mean), atol=0.05)
     assert spectrum.trace_steps[-1] == spectrum.n_steps == 380
     assert np.isinf(lyapunov_spectrum(network, noise(60, 1, 1)).stderr).all()

@@ -68,9 +68,7 @@ def test_antisymmetric_linear_network(method: Any) -> None:
     ).Q
     eye = torch.eye(6, dtype=torch.float64)
     matrix = eye + eps * (basis @ generator @ basis.T - gamma * eye)
-    spectrum = lyapunov_spectrum(
-        linear_model(matrix), no_inputs(3000), warmup=2000, method=method
-    )
+    spectrum = lyapunov_spectrum(linear_model(matrix), no_inputs(3000), warmup=2000, method=method)
     exact = [0.5 * math.log((1 - eps * gamma) ** 2 + (eps * mu) ** 2) for mu in frequencies]
     np.testing.assert_allclose(spectrum.mean, np.repeat(sorted(exact)[::-1], 2), atol=1e-10)
 
@@ -133,7 +131,9 @@ def test_gru_without_recurrent_weights_forgets_by_its_update_gate() -> None:
         gru.weight_hh_l0.zero_()
         gru.bias_hh_l0.zero_()
         gru.bias_ih_l0[3:6] = torch.tensor([4.0, 0.0, -3.0], dtype=torch.float64)
-    inputs = torch.randn(200, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(
+        200, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     update = torch.sigmoid(inputs @ gru.weight_ih_l0[3:6].T + gru.bias_ih_l0[3:6])
     exact = update[100:].log().mean(dim=(0, 1)).detach().numpy()
     spectrum = lyapunov_spectrum(gru, inputs, warmup=100)
@@ -147,7 +147,9 @@ def test_lstm_without_recurrent_weights_has_dead_hidden_directions() -> None:
         lstm.bias_ih_l0[3:6] = torch.tensor([4.0, 0.0, -3.0], dtype=torch.float64)
         # A shut output gate: else the metric's share of dh = D dc is an O(1/T) boundary term.
         lstm.bias_ih_l0[9:12] = -100.0
-    inputs = torch.randn(200, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(
+        200, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     bias = lstm.bias_ih_l0[3:6] + lstm.bias_hh_l0[3:6]
     forget = torch.sigmoid(inputs @ lstm.weight_ih_l0[3:6].T + bias)
     exact = forget[100:].log().mean(dim=(0, 1)).detach().numpy()
