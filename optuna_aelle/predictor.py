@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from optuna_aelle.evidence import EvidenceRegression
 from optuna_aelle.evidence import fit_evidence
@@ -39,7 +39,7 @@ FEATURES: tuple[Feature, ...] = ("curve", "params", "spectrum")
 MIN_LESSONS = 4
 # A group that explains less than this share of the prediction has not spoken.
 _SPOKE = 0.1
-_Z_95 = 1.645
+_STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class Skill:
     """How well predictions at one step rank lessons that they were not fitted to.
 
     Attributes:
-        n: Lessons behind it.
+        n: Lessons behind it, each counted by how certain its own standing is.
         model: Spearman correlation of the leave-one-out predictions with the standings.
         baseline: That of the plain value reported at the step; 0 before training.
     """
 
-    n: int
+    n: float
     model: float
     baseline: float
 
     @property
     def lower_bound(self) -> float:
-        """What ``model`` exceeds with 95 % confidence (Fisher's z)."""
+        """``model`` less two standard errors (Fisher's z)."""
         if self.n < 5:
             return -1.0
-        z = np.arctanh(np.clip(self.model, -0.99, 0.99)) - _Z_95 * (self.n - 3) ** -0.5
+        z = np.arctanh(np.clip(self.model, -0.99, 0.99)) - _STANDARD_ERRORS * (self.n - 3) ** -0.5
         return float(np.tanh(z))
 
 
@@ -220,12 +220,15 @@ class PerformancePredictor:
                 (targets - center) / scale,
                 self._doubts[past] / scale**2,
             ).rescaled(center, scale)
+            known = 1.0 - self._doubts[past]
             skill = Skill(
-                n=len(past),
-                model=_rank_correlation(regression.leave_one_out()[0], targets),
+                n=float(known.sum() ** 2 / max((known**2).sum(), 1e-12)),
+                model=_rank_correlation(regression.leave_one_out()[0], targets, known),
                 baseline=0.0
                 if step < 0
-                else _rank_correlation(curve_statistics(lessons, step, self._sign)[:, 0], targets),
+                else _rank_correlation(
+                    curve_statistics(lessons, step, self._sign)[:, 0], targets, known
+                ),
             )
             self._models[step] = _Model(regression, kernels, rows, skill)
         return self._models[step]
@@ -312,7 +315,12 @@ def _radial(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.asarray(np.exp(-squared / (2.0 * a.shape[1])))
 
 
-def _rank_correlation(a: FloatArray, b: FloatArray) -> float:
-    if np.ptp(np.nan_to_num(a)) == 0.0 or np.ptp(b) == 0.0:
+def _rank_correlation(a: FloatArray, b: FloatArray, weights: FloatArray) -> float:
+    """Spearman correlation in which each pair counts by its weight."""
+    ranks = np.stack([rankdata(a), rankdata(b)])
+    if weights.sum() <= 0.0:
         return 0.0
-    return float(np.nan_to_num(spearmanr(a, b).statistic))
+    ranks -= np.average(ranks, axis=1, weights=weights)[:, None]
+    covariance = (weights * ranks) @ ranks.T
+    scale = np.sqrt(covariance[0, 0] * covariance[1, 1])
+    return float(covariance[0, 1] / scale) if scale > 0.0 else 0.0

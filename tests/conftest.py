@@ -70,7 +70,7 @@ def run_synthetic(
     sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
     spent: list[int] = []
     first = len(study.trials)
-    for number in range(first, first + n_trials):
+    for number in range(first, first + n_trials) if n_jobs == 1 else ():
         study.enqueue_trial({"noise": np.random.default_rng([seed, number, 1]).uniform()})
 
     def objective(trial: optuna.Trial) -> float:

@@ -39,18 +39,23 @@ def study_with(pruner: Any, direction: str = "minimize", storage: Any = None) ->
     )
 
 
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_spectra_save_training_that_losses_cannot_save(direction: str) -> None:
-    """Losses say nothing at first, the spectrum does: fewer steps for as good a network."""
+@pytest.mark.parametrize(
+    ("direction", "plateau", "share"),
+    [("minimize", 0, 0.6), ("maximize", 0, 0.6), ("minimize", 2, 0.9)],
+)
+def test_spectra_save_training_that_losses_cannot_save(
+    direction: str, plateau: int, share: float
+) -> None:
+    """The untrained spectrum tells the end, so most hopeless trials need not even begin."""
     spent, found = {}, {}
     for name, pruner in (("aelle", AeLLEPruner()), ("sha", sha())):
         study = study_with(pruner, direction)
-        spent[name] = sum(run_synthetic(study, 80, plateau=2))
+        spent[name] = sum(run_synthetic(study, 120, plateau=plateau))
         found[name] = abs(study.best_value)
-    assert spent["aelle"] < 0.85 * spent["sha"]
-    qualities = [np.random.default_rng([0, i]).uniform() for i in range(80)]
+    assert spent["aelle"] < share * spent["sha"]
+    qualities = [np.random.default_rng([0, i]).uniform() for i in range(120)]
     assert found["aelle"] <= found["sha"] + 0.02
-    assert found["aelle"] < 1.0 - np.quantile(qualities, 0.9)
+    assert found["aelle"] < 1.0 - np.quantile(qualities, 0.95)
 
 
 def test_every_prune_leaves_its_reason(storage: BaseStorage) -> None:
@@ -62,7 +67,8 @@ def test_every_prune_leaves_its_reason(storage: BaseStorage) -> None:
     before = [r for r in reasons if r.startswith("before training: predicted final")]
     assert before
     assert "misses the bar" in before[0]
-    assert "from spectrum" in before[0]
+    assert "from " in before[0]
+    assert before[0].endswith("spectrum")
     assert any(r.endswith("SuccessiveHalvingPruner") for r in reasons)
     for t in study.get_trials(states=(TrialState.COMPLETE,)):
         assert PRUNE_REASON_KEY not in t.user_attrs
@@ -93,7 +99,7 @@ def test_without_skill_the_predictor_hardly_speaks() -> None:
         pruned_untrained += sum(
             t.state == TrialState.PRUNED and t.last_step is None for t in study.trials
         )
-    assert pruned_untrained < 0.06 * n_trials * n_studies
+    assert pruned_untrained < 0.1 * n_trials * n_studies
 
 
 def test_calibration_trials_are_never_pruned() -> None:

@@ -1,0 +1,19 @@
+"""Plotly figures of what spectra say about a study, and their way into optuna-dashboard."""
+
+from __future__ import annotations
+
+from optuna_aelle.visualization._dashboard import DashboardCallback
+from optuna_aelle.visualization._dashboard import save_dashboard_plots
+from optuna_aelle.visualization._plots import plot_compute_saved
+from optuna_aelle.visualization._plots import plot_latent_map
+from optuna_aelle.visualization._plots import plot_predictions
+from optuna_aelle.visualization._plots import plot_spectra
+
+__all__ = [
+    "DashboardCallback",
+    "plot_compute_saved",
+    "plot_latent_map",
+    "plot_predictions",
+    "plot_spectra",
+    "save_dashboard_plots",
+]
