@@ -1,0 +1,182 @@
+"""The studies from end to end: command line, resume, interruption, killed workers, comparison."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from benchmarks import compare
+from benchmarks.trainings import Trainings
+from optuna_aelle import decode_spectra
+from studies.digits import Digits
+from studies.recall import Recall
+from studies.search import main
+from studies.training import build_network
+from studies.training import train
+
+ROOT = Path(__file__).parent.parent
+PARAMS = {
+    "cell": "gru",
+    "hidden_size": 16,
+    "init_gain": 1.0,
+    "learning_rate": 5e-3,
+    "weight_decay": 1e-4,
+    "clipping": 1.0,
+    "forget_bias": 1.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_study_runs_resumes_and_sums_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    options = ["--storage", url, "--epochs", "2"]
+    main(Recall(), [*options, "--trials", "3"])
+    main(Recall(), [*options, "--trials", "5"])
+    printed = capsys.readouterr().out
+    assert "Resuming 'recall': 3 of 5 trials are done." in printed
+    assert "recall: 5 trials" in printed
+    assert "of the 10 of an unpruned study" in printed
+    assert f"optuna-dashboard {url}" in printed
+    study = optuna.load_study(study_name="recall", storage=url)
+    assert len(study.trials) == 5
+    assert len({json.dumps(t.params, sort_keys=True) for t in study.trials}) == 5
+    assert all(-1 in decode_spectra(t) for t in study.trials)
+
+
+@pytest.mark.parametrize("pruner", ["aelle", "median", "hyperband", "sha", "none"])
+@pytest.mark.parametrize("sampler", ["aelle", "tpe", "random"])
+def test_every_pruner_with_every_sampler(pruner: str, sampler: str) -> None:
+    choice = ["--pruner", pruner, "--sampler", sampler]
+    arguments = ["--trials", "2", "--epochs", "1", "--storage", "sqlite://", "--no-plots"]
+    main(Digits(), [*arguments, *choice, "--study-name", f"{pruner}-{sampler}"])
+
+
+def test_parallel_jobs(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    main(Recall(), ["--storage", url, "--epochs", "1", "--trials", "6", "--n-jobs", "4"])
+    study = optuna.load_study(study_name="recall", storage=url)
+    assert all(t.state.is_finished() for t in study.trials)
+    assert len(study.trials) == 6
+
+
+def _start(url: str, trials: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "studies.recall", "--storage", url, "--no-plots"]
+    return subprocess.Popen(
+        [*command, "--trials", str(trials), "--epochs", "30"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _wait_for_trials(url: str, n: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if len(optuna.load_study(study_name="recall", storage=url).trials) >= n:
+                return
+        except (KeyError, Exception):
+            pass
+        time.sleep(0.3)
+    raise TimeoutError("the study did not get going")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_study_resumes(how: signal.Signals, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    process = _start(url, trials=200)
+    _wait_for_trials(url, 3)
+    process.send_signal(how)
+    output, _ = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert "The same command resumes the study." in output
+        assert "Traceback" not in output
+    study = optuna.load_study(study_name="recall", storage=url)
+    ended = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in study.trials)
+    main(Recall(), ["--storage", url, "--epochs", "1", "--trials", str(ended + 2), "--no-plots"])
+    states = [t.state for t in study.trials]
+    assert sum(s in (TrialState.COMPLETE, TrialState.PRUNED) for s in states) == ended + 2
+
+
+def test_a_training_is_a_function_of_task_parameters_and_seed() -> None:
+    first = list(train(Digits(), PARAMS, n_epochs=2, seed=3))
+    torch.manual_seed(99)
+    second = list(train(Digits(), PARAMS, n_epochs=2, seed=3, with_spectra=False))
+    assert [e.step for e in first] == [-1, 0, 1]
+    assert [e.value for e in first] == [e.value for e in second]
+    assert first[0].spectrum is not None
+    assert second[0].spectrum is None
+    other = list(train(Digits(), PARAMS, n_epochs=2, seed=4, with_spectra=False))
+    assert [e.value for e in other] != [e.value for e in first]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_forget_bias_is_memory(cell: str) -> None:
+    short, long = (
+        build_network(Recall(), {**PARAMS, "cell": cell, "forget_bias": bias}, 0)
+        for bias in (-2.0, 4.0)
+    )
+    from optuna_aelle import spectral_fingerprint
+
+    probe = Recall().probe_inputs
+    slow = spectral_fingerprint(long.rnn, probe).max_exponent
+    fast = spectral_fingerprint(short.rnn, probe).max_exponent
+    assert fast < -0.3 < -0.1 < slow < 0.05
+
+
+def test_trainings_are_kept_and_resumed(tmp_path: Path) -> None:
+    trainings = Trainings(Recall(), 0, 3, tmp_path)
+    some = trainings.epochs(PARAMS)
+    started = [next(some), next(some)]
+    some.close()
+    again = Trainings(Recall(), 0, 3, tmp_path)
+    whole = list(again.epochs(PARAMS))
+    assert [e.step for e in whole] == [-1, 0, 1, 2]
+    assert whole[1].value == started[1].value
+    assert whole[0].exponents is not None
+    assert started[0].exponents is not None
+    np.testing.assert_allclose(whole[0].exponents, started[0].exponents, rtol=1e-5)
+    kept = [e.value for e in Trainings(Recall(), 0, 3, tmp_path).epochs(PARAMS)]
+    assert kept == [e.value for e in whole]
+
+
+def test_the_comparison_is_paired_and_charges_everyone(tmp_path: Path) -> None:
+    arguments = ["--tasks", "recall", "--seeds", "1", "--trials", "6", "--epochs", "3"]
+    places = ["--cache", str(tmp_path / "cache"), "--output", str(tmp_path)]
+    compare.main([*arguments, *places])
+    results = json.loads((tmp_path / "compare.json").read_text())
+    runs = {run["arm"]: run for run in results["runs"]}
+    assert runs["none"]["epochs"] == 18
+    assert runs["none"]["overhead_epochs"] == 0.0
+    assert runs["none"]["regret"] == 0.0
+    assert runs["AeLLE"]["overhead_epochs"] > 0.0
+    for run in runs.values():
+        assert run["share"] == pytest.approx(
+            (run["epochs"] + run["overhead_epochs"]) / 18, abs=1e-3
+        )
+        assert run["epochs"] <= 18
+    assert (tmp_path / "compare.png").stat().st_size > 10_000
+    assert results["environment"]["packages"]["optuna"] == optuna.__version__
