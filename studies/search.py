@@ -97,7 +97,8 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
     """Run a study from the command line; run it again to resume it."""
     options = _parse(task, arguments)
     torch.set_num_threads(options.threads)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # What goes wrong in a trial is raised anyway; an interruption needs no traceback.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     study = optuna.create_study(
         study_name=options.study_name,

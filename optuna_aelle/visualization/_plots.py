@@ -93,7 +93,7 @@ def plot_spectra(study: optuna.Study) -> go.Figure:
             hoverinfo="skip",
         )
     for i, (trial, step, exponents) in enumerate(latest):
-        best = i == len(latest) - 1 and math.isfinite(_value(trial))
+        best = i == len(latest) - 1 and math.isfinite(_final(trial))
         figure.add_scatter(
             x=index,
             y=_short(_squash(exponents)),

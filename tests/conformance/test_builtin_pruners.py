@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar
 
 import optuna
 import pytest
@@ -24,37 +23,67 @@ class BuiltinConformance(PrunerConformance):
     multi_objective_errors = (RuntimeError,)
 
 
+_NUMPY_BOOL = {"test_decisions_are_plain_bools": "compares numpy floats: a numpy.bool"}
+_RUNGS = {
+    "test_asking_twice_gives_one_answer": "to ask is to enter the rung: the second answer counts "
+    "the trial twice, or is about the next rung"
+}
+_SETTLES = "what 'auto' came to in the first study stays with the pruner object in the second"
+
+
 class TestMedianPruner(BuiltinConformance):
+    known_deviations = _NUMPY_BOOL
+
     @pytest.fixture
     def pruner(self) -> PrunerFactory:
         return MedianPruner
 
 
 class TestPercentilePruner(BuiltinConformance):
+    known_deviations = _NUMPY_BOOL
+
     @pytest.fixture
     def pruner(self) -> PrunerFactory:
         return lambda: PercentilePruner(25.0)
 
 
 class TestSuccessiveHalvingPruner(BuiltinConformance):
+    known_deviations = {**_RUNGS, "test_two_studies_of_one_pruner_do_not_mix[in turn]": _SETTLES}
+
     @pytest.fixture
     def pruner(self) -> PrunerFactory:
         return SuccessiveHalvingPruner
 
 
 class TestHyperbandPruner(BuiltinConformance):
+    known_deviations = {**_RUNGS, "test_two_studies_of_one_pruner_do_not_mix": _SETTLES}
+    # The first decision after a completed trial sets the brackets up without a lock, and threads
+    # that do so twice run into "This line should be unreachable" (seen in optuna issue 3891).
+    n_trials_before_threads = 2
+
     @pytest.fixture
     def pruner(self) -> PrunerFactory:
         return HyperbandPruner
 
 
 class TestPatientPruner(BuiltinConformance):
+    known_deviations = _NUMPY_BOOL
+
     @pytest.fixture
     def pruner(self) -> PrunerFactory:
         return patient_median
 
 
 class TestNopPruner(BuiltinConformance):
+    known_deviations = dict.fromkeys(
+        (
+            "test_prunes_the_hopeless_and_finds_the_best",
+            "test_values_that_are_not_finite",
+            "test_a_pruned_trial_is_worth_its_last_report",
+        ),
+        "prunes nothing, by design",
+    )
+
     @pytest.fixture
     def pruner(self) -> PrunerFactory:
         return NopPruner

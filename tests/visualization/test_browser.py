@@ -1,0 +1,108 @@
+"""A browser opens the dashboard and must find the figures drawn."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optuna_aelle import save_dashboard_plots
+
+pytestmark = pytest.mark.browser
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    for name in _BROWSERS:
+        if path := shutil.which(name):
+            return path
+    pytest.skip(f"no browser: none of {', '.join(_BROWSERS)} is on the PATH")
+
+
+@pytest.fixture
+def dashboard(make_study: Any, tmp_path: Path) -> Iterator[str]:
+    """The address of a dashboard that serves a study with saved figures."""
+    pytest.importorskip("optuna_dashboard")
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    save_dashboard_plots(make_study(20, storage=storage))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "from optuna_dashboard._cli import main; main()"
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, storage, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_for(f"{address}/api/studies", server)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "optuna-dashboard ended at once"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    pytest.fail(f"optuna-dashboard did not answer at {url} within a minute")
+
+
+def test_dashboard_page_draws_all_figures(browser: str, dashboard: str, tmp_path: Path) -> None:
+    page = subprocess.run(
+        [
+            browser,
+            *_QUIET,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1600,2400",
+            "--virtual-time-budget=15000",
+            "--dump-dom",
+            f"{dashboard}/dashboard/studies/1",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    pieces = re.split(r'id="user-defined-plot:', page)[1:]
+    drawn = {piece.split('"', 1)[0]: piece for piece in pieces}
+    # Titles and marks are in the page only where plotly.js could draw the saved JSON.
+    expected = {
+        "aelle-spectra": ("Lyapunov exponent (nats per step)", "js-line", 20),
+        "aelle-latent-map": ("AeLLE latent space", 'class="point"', 20),
+        "aelle-predictions": ("predicted final value", 'class="point"', 20),
+        "aelle-compute-saved": ("Compute saved by pruning", "js-line", 2),
+    }
+    assert drawn.keys() == expected.keys()
+    for name, (words, mark, least) in expected.items():
+        assert words in drawn[name]
+        assert drawn[name].count(mark) >= least

@@ -1,0 +1,254 @@
+"""Figures must show what the trials hold: positions, colours and shares are checked by value."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+import plotly.graph_objects as go
+import pytest
+from optuna.trial import TrialState
+from optuna.trial import create_trial
+
+from optuna_aelle import encode_spectrum
+from optuna_aelle.records import Prediction
+from optuna_aelle.records import decode_spectra
+from optuna_aelle.records import encode_prediction
+from optuna_aelle.visualization import plot_compute_saved
+from optuna_aelle.visualization import plot_latent_map
+from optuna_aelle.visualization import plot_predictions
+from optuna_aelle.visualization import plot_spectra
+
+PLOTS = [plot_spectra, plot_latent_map, plot_predictions, plot_compute_saved]
+Plot = Callable[[optuna.Study], go.Figure]
+DARK = "rgb(68, 1, 84)"
+
+every_plot = pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
+
+
+def add(study: optuna.Study, state: TrialState = TrialState.COMPLETE, **kwargs: Any) -> None:
+    study.add_trial(create_trial(state=state, **kwargs))
+
+
+def lines(figure: go.Figure) -> list[Any]:
+    """The spectra drawn as the latest of their trials."""
+    return [trace for trace in figure.data if trace.legendgroup in ("latest", "best")]
+
+
+def spectrum(scale: float, step: int = 0) -> dict[str, Any]:
+    return encode_spectrum(-scale * np.arange(1.0, 33.0), step)
+
+
+@every_plot
+def test_study_without_trials_says_what_it_waits_for(plot: Plot, make_study: Any) -> None:
+    figure = plot(make_study())
+    assert not figure.data
+    assert len(figure.layout.annotations) == 1
+    assert figure.layout.annotations[0].text
+
+
+@every_plot
+def test_failed_trials_are_left_out(plot: Plot, make_study: Any) -> None:
+    study = make_study()
+    prediction = encode_prediction(Prediction(0.5, 0.1, 0.9, ()), 0)
+    for _ in range(3):
+        attributes = spectrum(0.1) | prediction
+        add(study, TrialState.FAIL, user_attrs=attributes, intermediate_values={0: 0.5})
+    figure = plot(study)
+    assert not figure.data
+    assert figure.layout.annotations
+
+
+@every_plot
+def test_multi_objective_study_is_refused(plot: Plot) -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    with pytest.raises(ValueError, match="multi-objective"):
+        plot(study)
+
+
+@every_plot
+def test_json_holds_lists_and_only_finite_numbers(plot: Plot, make_study: Any) -> None:
+    study = make_study(20)
+    add(study, value=math.inf, user_attrs=encode_spectrum([-math.inf] * 4, 0))
+    text = plot(study).to_json()
+    assert "bdata" not in text
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    assert json.loads(text, parse_constant=refuse)["data"]
+
+
+@every_plot
+def test_running_and_valueless_trials_do_not_raise(plot: Plot, make_study: Any) -> None:
+    study = make_study(4)
+    running = study.ask()
+    for key, payload in spectrum(0.1).items():
+        running.set_user_attr(key, payload)
+    add(study, TrialState.PRUNED, user_attrs=spectrum(0.2, -1))
+    add(study, value=-math.inf, user_attrs=spectrum(0.3))
+    assert plot(study).data
+
+
+def test_spectra_are_drawn_where_the_axis_says(make_study: Any) -> None:
+    study = make_study(6)
+    figure = plot_spectra(study)
+    drawn = lines(figure)
+    assert len(drawn) == 6
+    for trace in drawn:
+        number = int(trace.hovertemplate.split(",")[0].removeprefix("trial "))
+        expected = list(decode_spectra(study.trials[number]).values())[-1]
+        np.testing.assert_allclose(0.1 * np.sinh(trace.y), expected, rtol=1e-3, atol=1e-4)
+    axis = figure.layout.yaxis
+    labels = [float(text.replace("\N{MINUS SIGN}", "-")) for text in axis.ticktext]
+    np.testing.assert_allclose(np.arcsinh(np.array(labels) / 0.1), axis.tickvals, atol=1e-3)
+    assert 0.0 in labels
+    assert labels == sorted(labels)
+    assert len(labels) >= 4
+
+
+def test_line_ends_at_minus_infinity(make_study: Any) -> None:
+    study = make_study()
+    exponents = np.where(np.arange(32) < 20, -0.1, -math.inf)
+    add(study, value=1.0, user_attrs=encode_spectrum(exponents, 0))
+    (trace,) = lines(plot_spectra(study))
+    assert [y is None for y in trace.y] == [False] * 20 + [True] * 12
+    assert not trace.connectgaps
+
+
+@pytest.mark.parametrize(("direction", "best"), [("minimize", 0), ("maximize", 2)])
+def test_best_trial_is_darkest_and_drawn_last(direction: str, best: int, make_study: Any) -> None:
+    study = make_study(direction=direction)
+    for value in (0.1, 0.5, 0.9):
+        add(study, value=value, user_attrs=spectrum(value))
+    drawn = lines(plot_spectra(study))
+    assert drawn[-1].hovertemplate.startswith(f"trial {best},")
+    assert drawn[-1].legendgroup == "best"
+    assert [trace.line.color == DARK for trace in drawn] == [False, False, True]
+
+
+def test_trial_without_value_is_grey(make_study: Any) -> None:
+    study = make_study()
+    add(study, value=0.5, user_attrs=spectrum(0.1))
+    add(study, TrialState.PRUNED, user_attrs=spectrum(0.2))
+    grey, scored = lines(plot_spectra(study))
+    assert grey.hovertemplate.startswith("trial 1, pruned")
+    assert grey.line.color == "#b5b5b5"
+    assert scored.line.color != "#b5b5b5"
+
+
+def test_one_diverged_trial_does_not_flatten_the_colours(make_study: Any) -> None:
+    study = make_study(40)
+    add(study, value=-1e9, user_attrs=spectrum(0.5))
+    colours = {trace.line.color for trace in lines(plot_spectra(study))}
+    assert len(colours) > 20
+
+
+def test_latent_map_separates_two_families(make_study: Any) -> None:
+    study = make_study(30)
+    figure = plot_latent_map(study)
+    assert figure.layout.title.text.endswith("(UMAP)")
+    points, slow = [], []
+    for trace in figure.data:
+        assert trace.marker.symbol == ("x" if trace.name == "pruned" else "circle")
+        for x, y, text in zip(trace.x, trace.y, trace.text, strict=True):
+            points.append((x, y))
+            slow.append(int(text.split(",")[0].removeprefix("trial ")) % 2 == 0)
+    assert len(points) == 30
+    distance = np.linalg.norm(np.array(points)[:, None] - np.array(points), axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    assert np.mean(np.array(slow)[distance.argmin(axis=1)] == slow) > 0.9
+
+
+def test_latent_map_repeats_itself(make_study: Any) -> None:
+    study = make_study(16)
+    assert plot_latent_map(study).to_json() == plot_latent_map(study).to_json()
+    assert plot_latent_map(study).to_json() != plot_latent_map(study, random_state=1).to_json()
+
+
+@pytest.mark.parametrize(("n_trials", "has_umap"), [(14, True), (16, False)])
+def test_latent_map_falls_back_to_pca(
+    n_trials: int, has_umap: bool, make_study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_umap:
+        monkeypatch.setitem(sys.modules, "umap", None)
+    figure = plot_latent_map(make_study(n_trials))
+    assert figure.layout.title.text.endswith("(PCA)")
+    assert sum(len(trace.x) for trace in figure.data) == n_trials
+
+
+@pytest.mark.parametrize("n_trials", [3, 20])
+def test_latent_map_of_equal_spectra_and_values(n_trials: int, make_study: Any) -> None:
+    study = make_study()
+    for _ in range(n_trials):
+        add(study, value=1.0, user_attrs=spectrum(0.1))
+    figure = plot_latent_map(study)
+    assert sum(len(trace.x) for trace in figure.data) == n_trials
+
+
+def test_predictions_by_step_with_their_errors(make_study: Any) -> None:
+    study = make_study()
+    for value, mean in ((0.2, 0.25), (0.8, 0.5)):
+        attributes = encode_prediction(Prediction(mean, 0.1, 0.9, ("spectrum",)), -1)
+        attributes |= encode_prediction(Prediction(value, 0.05, 0.9, ("spectrum",)), 3)
+        add(study, value=value, user_attrs=attributes)
+    attributes = encode_prediction(Prediction(0.4, 0.1, 0.9, ("spectrum",)), 3)
+    attributes["aelle:prune_reason"] = "step 3: hopeless"
+    add(study, TrialState.PRUNED, value=0.3, user_attrs=attributes)
+    figure = plot_predictions(study)
+    traces = {trace.name: trace for trace in figure.data}
+    untrained = traces["untrained"]
+    assert untrained.x == (0.2, 0.8)
+    assert untrained.y == (0.25, 0.5)
+    assert list(untrained.error_y.array) == [0.1, 0.1]
+    assert traces["step 3"].y == (0.2, 0.8)
+    pruned = traces["pruned, at the value reached"]
+    assert (pruned.x, pruned.y, pruned.marker.symbol) == ((0.3,), (0.4,), "x")
+    assert "hopeless" in pruned.text[0]
+    # 0.5 ± 0.1 misses 0.8, the three others hit.
+    assert "75%" in figure.layout.title.text
+    assert traces["exact"].x == traces["exact"].y
+
+
+def test_unbounded_uncertainty_is_drawn_without_a_bar(make_study: Any) -> None:
+    study = make_study()
+    add(study, value=0.2, user_attrs=encode_prediction(Prediction(0.3, math.inf, 0.9, ()), 0))
+    assert list(plot_predictions(study).data[-1].error_y.array) == [0.0]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_compute_saved_by_hand(first: int, make_study: Any) -> None:
+    study = make_study()
+    full = dict.fromkeys(range(first, first + 10), 0.5)
+    add(study, value=0.5, intermediate_values=full)
+    add(study, TrialState.PRUNED, user_attrs=spectrum(0.1, -1))
+    add(study, TrialState.PRUNED, value=0.5, intermediate_values={first: 0.5, first + 1: 0.5})
+    study.ask()
+    traces = {trace.name: trace for trace in plot_compute_saved(study).data}
+    assert traces["taken"].x == (0, 1, 2)
+    assert traces["taken"].y == (10, 10, 12)
+    assert traces["without pruning"].y == (10, 20, 30)
+    assert "60% of 30 steps" in plot_compute_saved(study).layout.title.text
+
+
+def test_compute_without_pruning_saves_nothing(make_study: Any) -> None:
+    study = make_study()
+    add(study, value=0.5, intermediate_values={9: 0.5, 19: 0.5})
+    add(study, value=0.5)
+    assert ": 0% of 38 steps" in plot_compute_saved(study).layout.title.text
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, optuna_aelle.visualization;"
+        "print([m for m in ('umap', 'numba', 'optuna_dashboard', 'sklearn', 'torch')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
