@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,13 +158,17 @@ class AeLLEPruner(BasePruner):
                 f"study with {len(study.directions)} directions. Prune by one of them, in a study "
                 "of its own."
             )
+        # A live trial does not see what a pruner has written past it.
+        notes = self._stored_notes(study, trial)
+        if str(notes.get(PRUNE_REASON_KEY, "")).startswith(f"{_moment(trial)}:"):
+            return True
         reason: str | None
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
         if self._wrapped.prune(study, trial):
-            reason = f"step {trial.last_step}: {type(self._wrapped).__name__}"
+            reason = f"{_moment(trial)}: {type(self._wrapped).__name__}"
         else:
-            reason = self._predicted_reason(study, trial)
-        if reason is None or self._is_calibration(trial):
+            reason = self._predicted_reason(study, trial, notes)
+        if reason is None or self._is_calibration(trial) or _only_failures_before(study, trial):
             return False
         self._write(study, trial, {PRUNE_REASON_KEY: reason})
         return True
@@ -172,7 +177,9 @@ class AeLLEPruner(BasePruner):
         interval = self._calibration_interval
         return interval > 0 and trial.number % interval == 0
 
-    def _predicted_reason(self, study: Study, trial: FrozenTrial) -> str | None:
+    def _predicted_reason(
+        self, study: Study, trial: FrozenTrial, notes: Mapping[str, Any]
+    ) -> str | None:
         """Why the predictor would prune, None where it would not or abstains."""
         started = time.perf_counter()
         try:
@@ -190,7 +197,7 @@ class AeLLEPruner(BasePruner):
         attributes = encode_prediction(verdict.prediction, step)
         attributes[PREDICTED_FINAL_KEY] = verdict.prediction.mean
         seconds = time.perf_counter() - started
-        attributes[FIT_SECONDS_KEY] = trial.user_attrs.get(FIT_SECONDS_KEY, 0.0) + seconds
+        attributes[FIT_SECONDS_KEY] = notes.get(FIT_SECONDS_KEY, 0.0) + seconds
         self._write(study, trial, attributes)
         return verdict.reason if verdict.prune else None
 
@@ -220,10 +227,9 @@ class AeLLEPruner(BasePruner):
             features=predictor.spoken_features(step),
         )
         prune = chance < self._risk and not self._in_rung_floor(study, trial)
-        moment = "before training" if trial.last_step is None else f"step {step}"
         reason = (
-            f"{moment}: predicted final {prediction.mean:.4g} ± {prediction.std:.2g} misses the "
-            f"bar {prediction.bar:.4g} (chance {chance:.3f} < {self._risk:g}); "
+            f"{_moment(trial)}: predicted final {prediction.mean:.4g} ± {prediction.std:.2g} "
+            f"misses the bar {prediction.bar:.4g} (chance {chance:.3f} < {self._risk:g}); "
             f"from {' + '.join(prediction.features) or 'the study mean'}"
         )
         return _Verdict(prune, prediction, reason)
@@ -252,6 +258,12 @@ class AeLLEPruner(BasePruner):
         better = sum(value > own for value in peers)
         return better < max(int((len(peers) + 1) * _RUNG_FLOOR), 1)
 
+    def _stored_notes(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any]:
+        try:
+            return study._storage.get_trial(trial._trial_id).user_attrs
+        except Exception:  # the storage's other calls will tell
+            return {}
+
     def _write(self, study: Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
         try:
             for key, value in attributes.items():
@@ -262,6 +274,18 @@ class AeLLEPruner(BasePruner):
                 f"Trial {trial.number}: the pruner's notes could not be stored "
                 f"({type(error).__name__}: {error}); its decision stands.",
             )
+
+
+def _moment(trial: FrozenTrial) -> str:
+    return "before training" if trial.last_step is None else f"step {trial.last_step}"
+
+
+def _only_failures_before(study: Study, trial: FrozenTrial) -> bool:
+    """What failed trials had reported is no bar for the first one that may succeed."""
+    return all(
+        other.state == TrialState.FAIL or other.number == trial.number
+        for other in study.get_trials(deepcopy=False)
+    )
 
 
 def _completion(trial: FrozenTrial) -> tuple[float, int]:

@@ -53,8 +53,9 @@ class DashboardCallback:
     """Keep the figures in the dashboard fresh: ``study.optimize(..., callbacks=[...])``.
 
     The figures lag behind by up to ``every_n_trials`` trials; call `save_dashboard_plots` when the
-    study is done. With several processes, give the callback to one of them. Whatever goes wrong
-    is warned about once, and the study goes on.
+    study is done. The thread that refreshes waits for it: about a second, and some fifteen the
+    first time, when UMAP compiles. With several processes, give the callback to one of them.
+    Whatever goes wrong is warned about once, and the study goes on.
 
     Args:
         every_n_trials: Trials, however they ended, between two refreshes and before the first.

@@ -42,6 +42,7 @@ def objective(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_saved_plots_are_small_and_readable(make_study: Any, tmp_path: Path) -> None:
     study = make_study(200, n_spectra=8, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert save_dashboard_plots(study) == IDS
