@@ -93,6 +93,10 @@ def arms(n_epochs: int) -> list[Arm]:
         Arm("SHA η=4", lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)),
         Arm("AeLLE", AeLLEPruner),
         Arm("AeLLE, no spectra", lambda: AeLLEPruner(features=("curve", "params"))),
+        Arm(
+            "AeLLE over SHA η=4",
+            lambda: AeLLEPruner(SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)),
+        ),
         Arm("TPE + SHA η=2", stock["sha"], sampler="tpe"),
         Arm("AeLLE sampler + pruner", AeLLEPruner, sampler="aelle"),
     ]
@@ -185,12 +189,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trainings = Trainings(task, seed, options.epochs, options.cache)
             finals = trainings.train_stream(options.trials)
             for arm in arms(options.epochs):
+                if arm.sampler != "random" and seed >= options.sampler_seeds:
+                    continue
                 run = run_arm(arm, trainings, options.trials)
                 runs.append(run)
                 rows.append({**asdict(run), "regret": round(regret(run, finals, sign), 5)})
     results = {
         "command": f"python -m benchmarks.compare --seeds {options.seeds} "
-        f"--trials {options.trials} --epochs {options.epochs}",
+        f"--sampler-seeds {options.sampler_seeds} --trials {options.trials} "
+        f"--epochs {options.epochs}",
         "environment": describe_environment(),
         "n_trials": options.trials,
         "n_epochs": options.epochs,
@@ -207,6 +214,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--sampler-seeds",
+        type=int,
+        default=3,
+        help="seeds for the arms with a sampler, which train configurations of their own",
+    )
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--cache", type=Path, default=Path("cache/trainings"))

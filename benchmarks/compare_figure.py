@@ -62,7 +62,9 @@ def draw(results: Path, figure: Path) -> None:
     axes[0][0].legend(fontsize=8, frameon=False)
     fig.suptitle(
         f"{data['n_trials']} trials of {data['n_epochs']} epochs, median of "
-        f"{len({r['seed'] for r in data['runs']})} seeds; a dot marks where an arm ends",
+        f"{len({r['seed'] for r in data['runs']})} seeds (dashed: "
+        f"{len({r['seed'] for r in data['runs'] if r['arm'].startswith('TPE')})}); "
+        "a dot marks where an arm ends",
         fontsize=10,
     )
     fig.tight_layout()
