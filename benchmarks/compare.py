@@ -41,6 +41,7 @@ from studies.digits import Digits
 from studies.recall import Recall
 from studies.search import make_pruners
 from studies.search import make_samplers
+from studies.training import SPECTRUM_EPOCHS
 from studies.training import Task
 
 TASKS: dict[str, Callable[[], Task]] = {"digits": Digits, "recall": Recall}
@@ -129,7 +130,7 @@ def run_arm(arm: Arm, trainings: Trainings, n_trials: int) -> Run:
         nonlocal epochs, spectrum_seconds
         value = float("nan")
         for epoch in trainings.epochs(task.suggest(trial)):
-            if uses_spectra and epoch.exponents is not None:
+            if uses_spectra and epoch.exponents is not None and epoch.step in SPECTRUM_EPOCHS:
                 report_spectrum(trial, epoch.exponents, epoch.step)
                 spectrum_seconds += epoch.spectrum_seconds
             if epoch.value is not None:

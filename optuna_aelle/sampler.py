@@ -57,7 +57,7 @@ class AeLLESampler(BaseSampler):
         spectrum_fn: SpectrumFunction,
         base_sampler: BaseSampler | None = None,
         *,
-        n_candidates: int = 8,
+        n_candidates: int = 4,
         n_startup_trials: int = 12,
         seed: int | None = None,
     ) -> None:
