@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import optuna
@@ -29,7 +30,7 @@ def _fresh() -> Iterator[None]:
     forget_warnings()
 
 
-def skip_unless_required(reason: str) -> None:
+def skip_unless_required(reason: str) -> NoReturn:
     """Skip what this machine lacks; where everything must run, fail instead."""
     if os.environ.get("AELLE_REQUIRE_ALL"):
         pytest.fail(f"{reason}, and AELLE_REQUIRE_ALL is set")

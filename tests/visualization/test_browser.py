@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from optuna_aelle import save_dashboard_plots
+from tests.conftest import skip_unless_required
 
 pytestmark = pytest.mark.browser
 
@@ -38,7 +39,7 @@ def browser() -> str:
     for name in _BROWSERS:
         if path := shutil.which(name):
             return path
-    pytest.skip(f"no browser: none of {', '.join(_BROWSERS)} is on the PATH")
+    skip_unless_required(f"no browser: none of {', '.join(_BROWSERS)} is on the PATH")
 
 
 @pytest.fixture
