@@ -65,10 +65,13 @@ def test_a_study_runs_resumes_and_sums_up(
 
 @pytest.mark.parametrize("pruner", ["aelle", "median", "hyperband", "sha", "none"])
 @pytest.mark.parametrize("sampler", ["aelle", "tpe", "random"])
-def test_every_pruner_with_every_sampler(pruner: str, sampler: str) -> None:
+def test_every_pruner_with_every_sampler(
+    pruner: str, sampler: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     choice = ["--pruner", pruner, "--sampler", sampler]
     arguments = ["--trials", "2", "--epochs", "1", "--storage", "sqlite://", "--no-plots"]
     main(Digits(), [*arguments, *choice, "--study-name", f"{pruner}-{sampler}"])
+    assert "digits: 2 trials" in capsys.readouterr().out
 
 
 def test_parallel_jobs(tmp_path: Path) -> None:
