@@ -170,7 +170,7 @@ class PerformancePredictor:
         return tuple(name for name in self.features if total[name] >= _SPOKE)
 
     def to_value(self, standing: npt.ArrayLike) -> FloatArray:
-        """The final value that belongs to a standing: between finished trials, interpolated."""
+        """The final value that belongs to a standing: between lessons, interpolated."""
         at, values, slope = self._value_map
         x = np.asarray(standing, dtype=np.float64)
         inside = np.interp(x, at, values)
@@ -178,17 +178,18 @@ class PerformancePredictor:
         return np.asarray(np.clip(inside + slope * beyond, *self._value_range))
 
     def _fit_value_map(self) -> None:
-        finished = [t.state == TrialState.COMPLETE for t in self._lessons]
-        known = finished if sum(finished) >= 2 else [True] * len(finished)
+        # A pruned trial stands for what it had reached: less than its end, but no less true.
         ends = np.array(
             [
-                t.values[0] if t.state == TrialState.COMPLETE else np.nan_to_num(reports(t)[-1])
+                t.values[0]
+                if t.state == TrialState.COMPLETE
+                else [v for v in reports(t) if np.isfinite(v)][-1]
                 for t in self._lessons
             ]
         )
-        at, first = np.unique(self._standings[known], return_index=True)
-        values = self._sign * np.maximum.accumulate(self._sign * ends[known][first])
-        # Beyond the finished trials, go on as in their middle half: ends may be wild.
+        at, first = np.unique(self._standings, return_index=True)
+        values = self._sign * np.maximum.accumulate(self._sign * ends[first])
+        # Beyond the lessons, go on as in their middle half: ends may be wild.
         middle_half = float(np.subtract(*np.percentile(values, [75, 25])))
         slope = self._sign * middle_half / max(float(np.ptp(at)) / 2.0, 0.5)
         self._value_map = (at, values, slope)

@@ -243,6 +243,9 @@ def plot_predictions(study: optuna.Study) -> go.Figure:
         hits = sum(abs(p.mean - _value(trial)) <= p.std for trial, _, p in finished)
         title += f": {hits / len(finished):.0%} within one standard deviation"
     _style(figure, title, "final value", "predicted final value")
+    # One entry a step: above the figure, they would run into the title.
+    beside = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"}
+    figure.update_layout(legend=beside)
     figure.update_xaxes(range=ends)
     figure.update_yaxes(range=ends)
     return figure
