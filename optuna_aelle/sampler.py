@@ -49,7 +49,7 @@ class AeLLESampler(BaseSampler):
         seed: Of the default base sampler.
 
     Attributes:
-        overhead_seconds: What candidates, their spectra and fits have cost in this process.
+        overhead_seconds: What further candidates, spectra and fits have cost in this process.
     """
 
     def __init__(
@@ -106,8 +106,12 @@ class AeLLESampler(BaseSampler):
             predictor = self._predictor(study)
         if predictor is None:
             return self._base.sample_relative(study, trial, search_space)
+        draws = [_Draw(self._base, study, trial, search_space)]
+        # The base sampler alone would have cost the first draw, too.
         started = time.perf_counter()
-        draws = [_Draw(self._base, study, trial, search_space) for _ in range(self._n_candidates)]
+        draws += [
+            _Draw(self._base, study, trial, search_space) for _ in range(1, self._n_candidates)
+        ]
         chosen = draws[self._best(predictor, draws, search_space, trial.number)]
         # Only what the chosen draw wrote is stored, as if it had been drawn alone.
         for key, value in chosen.written.items():
