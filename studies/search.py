@@ -178,8 +178,8 @@ def _parse(task: Task, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m studies.{task.name}", description=(task.__doc__ or "").strip()
     )
-    parser.add_argument("--trials", type=_positive, default=50)
-    parser.add_argument("--epochs", type=_positive, default=24)
+    parser.add_argument("--trials", type=_positive, default=40)
+    parser.add_argument("--epochs", type=_positive, default=40)
     parser.add_argument("--storage", default="sqlite:///aelle.db")
     parser.add_argument("--study-name", default=task.name)
     parser.add_argument("--pruner", choices=sorted(make_pruners(1)), default="aelle")
