@@ -9,12 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("optuna", "torch", "numpy", "scikit-learn", "scipy")
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions, processor, threads and commit, for the head of a results file."""
+def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions, processor, threads and commit, for the head of a results file.
+
+    Args:
+        device: Where the measurement ran, if it was not the processor.
+    """
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -22,7 +28,7 @@ def describe_environment() -> dict[str, Any]:
         check=False,
         cwd=Path(__file__).parent,
     )
-    return {
+    environment = {
         "commit": commit.stdout.strip() or None,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -30,6 +36,10 @@ def describe_environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
     }
+    if device is not None and device.type == "cuda":
+        environment["device"] = torch.cuda.get_device_name(device)
+        environment["cuda"] = torch.version.cuda
+    return environment
 
 
 def _processor() -> str:

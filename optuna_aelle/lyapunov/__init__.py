@@ -1,17 +1,23 @@
 """Lyapunov spectra of recurrent networks. Needs torch and numpy alone."""
 
+from optuna_aelle.lyapunov import cells
 from optuna_aelle.lyapunov import systems
+from optuna_aelle.lyapunov.engine import lyapunov_spectra
 from optuna_aelle.lyapunov.engine import lyapunov_spectrum
 from optuna_aelle.lyapunov.engine import spectral_fingerprint
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import from_step
+from optuna_aelle.lyapunov.models import register_cell
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
 
 __all__ = [
     "LyapunovSpectrum",
     "StepModel",
+    "cells",
     "from_step",
+    "lyapunov_spectra",
     "lyapunov_spectrum",
+    "register_cell",
     "spectral_fingerprint",
     "systems",
 ]

@@ -1,58 +1,92 @@
-"""What comes in, checked: inputs, sizes and initial states, all brought to one layout."""
+"""What comes in, checked: inputs, lengths and initial states, all brought to one layout."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import pad_packed_sequence
+from torch.utils import _pytree as pytree
 
-from optuna_aelle.lyapunov.maps import RecurrentMap
-from optuna_aelle.lyapunov.maps import StateKind
+from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.models import StepModel
 
-InitialState = Tensor | Sequence[Tensor]
+Inputs = Tensor | PackedSequence
+
+
+class Sequences(NamedTuple):
+    """Checked inputs.
+
+    Attributes:
+        values: ``(T, B, D)``, zero past the end of a shorter sequence.
+        lengths: How many steps each sequence has.
+    """
+
+    values: Tensor
+    lengths: tuple[int, ...]
 
 
 def batch_axis(recurrent: nn.Module | StepModel) -> int:
     return 0 if getattr(recurrent, "batch_first", False) else 1
 
 
-def state_size_of(recurrent: nn.RNNBase | nn.RNNCellBase | StepModel, state: StateKind) -> int:
-    if isinstance(recurrent, StepModel):
-        return recurrent.state_size
-    parts = 2 if state == "full" and isinstance(recurrent, (nn.LSTM, nn.LSTMCell)) else 1
-    layers = recurrent.num_layers if isinstance(recurrent, nn.RNNBase) else 1
-    return parts * layers * recurrent.hidden_size
-
-
-def device_of(recurrent: nn.Module | StepModel, inputs: Tensor) -> torch.device:
+def device_of(recurrent: nn.Module | StepModel, inputs: Inputs) -> torch.device:
+    """Where to compute: where the model is, unless float64 is missing there."""
+    values = inputs.data if isinstance(inputs, PackedSequence) else inputs
+    device = values.device
     if isinstance(recurrent, nn.Module):
-        return next(recurrent.parameters()).device
-    return inputs.device
+        device = next(recurrent.parameters()).device
+    if device.type != "mps":
+        return device
+    if isinstance(recurrent, StepModel):
+        raise ValueError(
+            f"Expected a step function on a device with float64, got {device}. The tail of a "
+            "spectrum is lost in float32: move the model and its inputs to the CPU."
+        )
+    warnings.warn(
+        f"{device} has no float64, which a state needs for its spectrum: computing on the CPU.",
+        stacklevel=4,
+    )
+    return torch.device("cpu")
 
 
-def time_major(
-    recurrent: nn.RNNBase | nn.RNNCellBase | StepModel, inputs: Tensor, warmup: int
-) -> Tensor:
+def read_inputs(
+    recurrent: nn.Module | StepModel,
+    inputs: Inputs,
+    lengths: Sequence[int] | Tensor | None,
+    warmup: int,
+) -> Sequences:
     """Check ``inputs`` and bring them to ``(T, B, D)``."""
+    if isinstance(inputs, PackedSequence):
+        if lengths is not None:
+            raise ValueError("Expected lengths=None with a PackedSequence, which has its own.")
+        inputs, lengths = pad_packed_sequence(inputs)
+        form, axis = "(T, B, D)", 1
+    else:
+        axis = batch_axis(recurrent)
+        form = "(B, T, D)" if axis == 0 else "(T, B, D)"
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         came = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise ValueError(f"Expected inputs as a tensor of floats, got {came}. Embed tokens first.")
-    form = "(B, T, D)" if batch_axis(recurrent) == 0 else "(T, B, D)"
     if inputs.dim() not in (2, 3):
         raise ValueError(
             f"Shape mismatch: expected inputs of shape {form} or (T, D), got "
             f"{tuple(inputs.shape)}."
         )
-    batched = inputs.unsqueeze(batch_axis(recurrent)) if inputs.dim() == 2 else inputs
-    sequence = batched.detach().transpose(0, 1) if batch_axis(recurrent) == 0 else batched.detach()
-    n_steps, batch, size = sequence.shape
-    if size != recurrent.input_size:
+    batched = inputs.unsqueeze(axis) if inputs.dim() == 2 else inputs
+    values = batched.detach().transpose(0, 1) if axis == 0 else batched.detach()
+    n_steps, batch, size = values.shape
+    input_size = recurrent.input_size
+    if size != input_size:
         raise ValueError(
-            f"Shape mismatch: expected inputs of shape {form} with D = {recurrent.input_size}, "
-            f"got {tuple(inputs.shape)}."
+            f"Shape mismatch: expected inputs of shape {form} with D = {input_size}, got "
+            f"{tuple(inputs.shape)}."
         )
     if batch == 0:
         raise ValueError(
@@ -61,37 +95,71 @@ def time_major(
         )
     if warmup < 0:
         raise ValueError(f"warmup must be nonnegative, but got {warmup}.")
-    if n_steps <= warmup:
+    ends = _read_lengths(lengths, n_steps, batch)
+    shortest = min(ends)
+    if shortest <= warmup:
         raise ValueError(
-            f"Expected more steps than warmup, got T = {n_steps} with warmup = {warmup} "
+            f"Expected more steps than warmup, got T = {shortest} with warmup = {warmup} "
             f"(inputs {tuple(inputs.shape)} read as {form}). Pass longer inputs or less warmup."
         )
-    bad = int((~torch.isfinite(sequence)).sum())
+    if shortest < n_steps:
+        inside = torch.arange(n_steps, device=values.device)[:, None]
+        inside = inside < torch.tensor(ends, device=values.device)
+        values = torch.where(inside[..., None], values, 0.0)
+    bad = int((~torch.isfinite(values)).sum())
     if bad:
         raise ValueError(f"Expected finite inputs, got {bad} NaN or infinite entries in 'inputs'.")
-    return sequence
+    return Sequences(values[: max(ends)], ends)
+
+
+def _read_lengths(
+    lengths: Sequence[int] | Tensor | None, n_steps: int, batch: int
+) -> tuple[int, ...]:
+    if lengths is None:
+        return (n_steps,) * batch
+    ends = tuple(int(end) for end in lengths)
+    if len(ends) != batch or not all(1 <= end <= n_steps for end in ends):
+        raise ValueError(
+            f"Expected lengths as {batch} numbers of steps in [1, {n_steps}], one a sequence, got "
+            f"{list(ends)}."
+        )
+    return ends
+
+
+def reverse(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Each sequence of ``values (T, M, B, D)`` from its own end to its start; padding stays."""
+    steps = torch.arange(len(values), device=values.device)[:, None]
+    ends = torch.tensor(lengths, device=values.device)
+    order = torch.where(steps < ends, ends - 1 - steps, steps)
+    return values.gather(0, order[:, None, :, None].expand_as(values))
 
 
 def split_state(
-    initial_state: InitialState | None,
-    maps: Sequence[RecurrentMap],
+    initial_state: Any,
+    part_sizes: Sequence[Sequence[int]],
     batch: int,
     device: torch.device,
-) -> list[Tensor | None]:
-    """One ``(B, N)`` start a layer, from what the module itself would take."""
+) -> list[State | None]:
+    """For each layer its parts ``(B, ·)``, from what the module itself would take.
+
+    Args:
+        initial_state: A tensor ``(L, B, ·)`` or, without the layer axis, ``(B, ·)``; for a state
+            of several parts a tuple of them.
+        part_sizes: For each layer the sizes of its parts.
+        batch: B.
+        device: Where to compute.
+    """
     if initial_state is None:
-        return [None] * len(maps)
-    parts = [initial_state] if isinstance(initial_state, Tensor) else list(initial_state)
-    parts = [part.detach().to(device) for part in parts]
+        return [None] * len(part_sizes)
+    parts = [part.detach().to(device) for part in pytree.tree_flatten(initial_state)[0]]
     parts = [part if part.dim() == 3 else part.reshape(1, -1, part.shape[-1]) for part in parts]
-    n_parts, size = maps[0].given_parts
-    expected = (len(maps), batch, size)
+    expected = [(len(part_sizes), batch, size) for size in part_sizes[0]]
     came = [tuple(part.shape) for part in parts]
-    if came != [expected] * n_parts:
+    if came != expected:
         raise ValueError(
-            f"Shape mismatch: expected initial_state of {n_parts} tensor(s) of shape {expected}, "
-            f"got {came}."
+            f"Shape mismatch: expected initial_state of {len(expected)} tensor(s) of shape "
+            f"{', '.join(map(str, dict.fromkeys(expected)))}, got {came}."
         )
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise ValueError("Expected a finite initial_state, got NaN or infinite entries.")
-    return [torch.cat([part[i] for part in parts], dim=-1) for i in range(len(maps))]
+    return [tuple(part[i] for part in parts) for i in range(len(part_sizes))]

@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from optuna_aelle.lyapunov.maps import GRUMap
-from optuna_aelle.lyapunov.maps import LSTMMap
-from optuna_aelle.lyapunov.maps import RecurrentMap
-from optuna_aelle.lyapunov.maps import StateKind
-from optuna_aelle.lyapunov.maps import StepMap
-from optuna_aelle.lyapunov.maps import VanillaMap
-from optuna_aelle.lyapunov.maps import Weights
+from optuna_aelle.lyapunov import cells
+from optuna_aelle.lyapunov.maps.base import Parameters
+from optuna_aelle.lyapunov.maps.base import RecurrentMap
+from optuna_aelle.lyapunov.maps.base import StateKind
+from optuna_aelle.lyapunov.maps.lstm import HiddenLSTMMap
+from optuna_aelle.lyapunov.maps.lstm import LSTMMap
+from optuna_aelle.lyapunov.maps.mixed import AntisymmetricMap
+from optuna_aelle.lyapunov.maps.mixed import GRUMap
+from optuna_aelle.lyapunov.maps.mixed import LipschitzMap
+from optuna_aelle.lyapunov.maps.mixed import OrthogonalMap
+from optuna_aelle.lyapunov.maps.mixed import VanillaMap
+from optuna_aelle.lyapunov.maps.staged import CoRNNMap
+from optuna_aelle.lyapunov.maps.staged import LEMMap
+from optuna_aelle.lyapunov.maps.step import StepFunction
+from optuna_aelle.lyapunov.maps.step import StepMap
 
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_MAPS: dict[type[nn.Module], Callable[[Parameters], RecurrentMap]] = {
+    nn.RNN: VanillaMap,
+    nn.RNNCell: VanillaMap,
+    nn.GRU: GRUMap,
+    nn.GRUCell: GRUMap,
+    nn.LSTM: LSTMMap,
+    nn.LSTMCell: LSTMMap,
+    cells.AntisymmetricRNN: AntisymmetricMap,
+    cells.CoRNN: CoRNNMap,
+    cells.ExponentialRNN: OrthogonalMap,
+    cells.LEM: LEMMap,
+    cells.LipschitzRNN: LipschitzMap,
+}
+_registered: dict[type[nn.Module], Callable[[Any], StepModel]] = {}
 
 
 @dataclass(frozen=True, eq=False)
 class StepModel:
     """A step function with the sizes that the engine needs; made by `from_step`."""
 
-    step: Callable[[Tensor, Tensor], Tensor]
+    step: StepFunction
     state_size: int
     input_size: int = 0
     batch_first: bool = False
+    part_sizes: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None
 
 
 def from_step(
-    step: Callable[[Tensor, Tensor], Tensor],
-    state_size: int,
+    step: Callable[[Tensor, Any], Any],
+    state_size: Any,
     *,
     input_size: int = 0,
     batch_first: bool = False,
@@ -42,25 +70,73 @@ def from_step(
     Args:
         step: Maps ``x (B, D)`` and ``h (B, N)`` to the next ``h (B, N)``, each sequence by itself;
             differentiable by `torch.func`. It runs in the dtype of the inputs.
-        state_size: N.
+        state_size: N. If the state is a tuple, list or dict of tensors ``(B, ·)``, nested or not,
+            the same structure of sizes: ``(64, 64)`` for an (h, c).
         input_size: D; 0 for an autonomous map, whose inputs are ``torch.zeros(T, B, 0)``.
         batch_first: Whether inputs come as ``(B, T, D)`` instead of ``(T, B, D)``.
     """
-    if state_size < 1:
-        raise ValueError(f"state_size must be at least 1, but got {state_size}.")
+    sizes, structure = pytree.tree_flatten(state_size)
+    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(
+            f"state_size must be at least 1, or a structure of such sizes, but got {state_size!r}."
+        )
     if input_size < 0:
         raise ValueError(f"input_size must be nonnegative, but got {input_size}.")
-    return StepModel(step, state_size, input_size, batch_first)
+
+    def flat_step(x: Tensor, h: Tensor) -> Tensor:
+        state = pytree.tree_unflatten(list(torch.split(h, sizes, dim=-1)), structure)
+        parts, came = pytree.tree_flatten(step(x, state))
+        if came != structure or [p.shape for p in parts] != [(len(h), n) for n in sizes]:
+            raise ValueError(
+                f"Expected the step function to return a state of the structure and sizes "
+                f"{state_size!r} (batch {len(h)}), got {pytree.tree_unflatten(parts, came)!r}."
+            )
+        return torch.cat(parts, dim=-1)
+
+    whole = step if structure.is_leaf() else flat_step
+    return StepModel(whole, sum(sizes), input_size, batch_first, tuple(sizes))
 
 
-def find_recurrent(model: object) -> nn.RNNBase | nn.RNNCellBase | StepModel:
-    """The one recurrent module that ``model`` is or holds.
+def register_cell(
+    cell_type: type[nn.Module], build: Callable[[Any], StepModel], *, replace: bool = False
+) -> None:
+    """Teach the engine a recurrent module of your own, so that models may simply hold it.
+
+    Args:
+        cell_type: Its class; subclasses count too.
+        build: Makes a `StepModel` of one such module, with `from_step`. It is given a float64 copy
+            of the module, so that the spectrum is as accurate as for the built-in cells.
+        replace: Whether a class that is already known may be given another ``build``.
+
+    Example:
+        >>> register_cell(MyCell, lambda m: from_step(m.step, m.size, input_size=m.n_inputs))
+    """
+    if not (isinstance(cell_type, type) and issubclass(cell_type, nn.Module)):
+        raise TypeError(f"Expected a class of torch.nn.Module, got {cell_type!r}.")
+    if not replace and (cell_type in _registered or cell_type in _MAPS):
+        raise ValueError(
+            f"Expected a class that is not known yet, got {cell_type.__name__}. "
+            "Pass replace=True to give it another build function."
+        )
+    _registered[cell_type] = build
+
+
+def known_type(module: object) -> type[nn.Module] | None:
+    """The registered or built-in class that ``module`` is of; parametrized modules subclass it."""
+    for candidate in type(module).__mro__:
+        if candidate in _registered or candidate in _MAPS:
+            return candidate
+    return None
+
+
+def find_recurrent(model: object) -> nn.Module | StepModel:
+    """The one recurrent module that ``model`` is or holds; a registered cell as a `StepModel`.
 
     Raises:
         TypeError: ``model`` is neither a module nor a `StepModel`.
-        ValueError: It holds no recurrent module, or several.
+        ValueError: It holds no recurrent module, or several; or weights that are not finite.
     """
-    if isinstance(model, (*_RECURRENT, StepModel)):
+    if isinstance(model, StepModel):
         return model
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -68,43 +144,79 @@ def find_recurrent(model: object) -> nn.RNNBase | nn.RNNCellBase | StepModel:
             f"them, or a StepModel, got {type(model).__name__}. "
             "Wrap a step function with optuna_aelle.lyapunov.from_step."
         )
-    found = {name: m for name, m in model.named_modules() if isinstance(m, _RECURRENT)}
-    if len(found) == 1:
-        return next(iter(found.values()))
+    found = _outermost(model)
     if not found:
         raise ValueError(
             f"Expected {type(model).__name__} to hold one recurrent module, found none. "
-            "For a cell of your own, pass optuna_aelle.lyapunov.from_step(step, state_size)."
+            "For a cell of your own, call optuna_aelle.lyapunov.register_cell once, or pass "
+            "optuna_aelle.lyapunov.from_step(step, state_size)."
         )
-    raise ValueError(
-        f"Expected {type(model).__name__} to hold one recurrent module, found {len(found)}: "
-        f"{', '.join(found)}. Pass the one that is meant, e.g. model.{next(iter(found))}."
+    if len(found) > 1:
+        raise ValueError(
+            f"Expected {type(model).__name__} to hold one recurrent module, found {len(found)}: "
+            f"{', '.join(found)}. Pass the one that is meant, e.g. model.{next(iter(found))}."
+        )
+    module = next(iter(found.values()))
+    check_parameters(module)
+    build = _registered.get(known_type(module))  # type: ignore[arg-type]
+    if build is None:
+        return module
+    return replace(build(copy.deepcopy(module).double()), dtype=torch.float64)
+
+
+def _outermost(model: nn.Module, name: str = "") -> dict[str, nn.Module]:
+    """Known modules by name; what a known module itself is made of does not count."""
+    if known_type(model) is not None:
+        return {name: model}
+    found: dict[str, nn.Module] = {}
+    for child_name, child in model.named_children():
+        found |= _outermost(child, f"{name}.{child_name}" if name else child_name)
+    return found
+
+
+def signature(recurrent: nn.Module | StepModel) -> tuple[object, ...]:
+    """Equal for modules that can be run side by side."""
+    if isinstance(recurrent, StepModel):
+        return (id(recurrent),)
+    device = next(recurrent.parameters()).device
+    return (
+        known_type(recurrent),
+        recurrent.extra_repr(),
+        getattr(recurrent, "nonlinearity", None),
+        device,
     )
 
 
 def build_layers(
-    recurrent: nn.RNNBase | nn.RNNCellBase | StepModel,
+    recurrents: Sequence[nn.Module | StepModel],
     *,
     state: StateKind,
-    direction: str | None,
-    frame_dtype: torch.dtype,
+    reverse: bool,
+    device: torch.device,
     input_dtype: torch.dtype,
 ) -> list[RecurrentMap]:
-    """One `RecurrentMap` a layer, from the bottom up, with its own float64 copy of the weights."""
-    if isinstance(recurrent, StepModel):
-        return [StepMap(recurrent.step, recurrent.state_size, input_dtype)]
-    check_parameters(recurrent)
-    if isinstance(recurrent, nn.RNNCellBase):
-        return [_build_map(recurrent, "", state, frame_dtype)]
-    if recurrent.proj_size > 0:
-        raise ValueError(
-            f"Expected proj_size=0, got proj_size={recurrent.proj_size}. Projections are not "
-            "built in yet: pass the step function through optuna_aelle.lyapunov.from_step."
-        )
-    suffix = _direction_suffix(recurrent, direction)
+    """One `RecurrentMap` a layer, from the bottom up, with its own float64 copy of the weights.
+
+    Args:
+        recurrents: Equal modules, or a single `StepModel`.
+        state: As in `lyapunov_spectrum`.
+        reverse: Whether to build the backward direction of a bidirectional module.
+        device: Where to compute.
+        input_dtype: A step function runs in this dtype.
+    """
+    first = recurrents[0]
+    if isinstance(first, StepModel):
+        return [StepMap(first.step, first.state_size, first.dtype or input_dtype, device)]
+    modules = [module for module in recurrents if isinstance(module, nn.Module)]
+    build = _MAPS[known_type(first)]  # type: ignore[index]
+    if state == "hidden" and build is LSTMMap:
+        build = HiddenLSTMMap
+    if not isinstance(first, nn.RNNBase):
+        return [build(Parameters(modules, device))]
+    suffix = "_reverse" if reverse else ""
     return [
-        _build_map(recurrent, f"_l{layer}{suffix}", state, frame_dtype)
-        for layer in range(recurrent.num_layers)
+        build(Parameters(modules, device, f"_l{layer}{suffix}"))
+        for layer in range(first.num_layers)
     ]
 
 
@@ -117,48 +229,3 @@ def check_parameters(module: nn.Module) -> None:
                 f"Expected finite weights, got {bad} NaN or infinite entries in parameter "
                 f"'{name}'. The training has diverged; a spectrum of it would mean nothing."
             )
-
-
-def _direction_suffix(recurrent: nn.RNNBase, direction: str | None) -> str:
-    if not recurrent.bidirectional:
-        if direction not in (None, "forward"):
-            raise ValueError(
-                f"direction must be None or 'forward' for a one-directional module, but got "
-                f"{direction!r}."
-            )
-        return ""
-    if direction not in ("forward", "backward"):
-        raise ValueError(
-            "Expected a direction for a bidirectional module, whose two directions are two "
-            f"separate systems, got direction={direction!r}. "
-            "Pass direction='forward' or direction='backward'."
-        )
-    if recurrent.num_layers > 1:
-        raise ValueError(
-            f"Expected one bidirectional layer, got num_layers={recurrent.num_layers}. In a "
-            "stack each layer reads both directions of the one below: compute the spectrum "
-            "layer by layer, each on its own inputs."
-        )
-    return "_reverse" if direction == "backward" else ""
-
-
-def _build_map(
-    module: nn.Module, suffix: str, state: StateKind, frame_dtype: torch.dtype
-) -> RecurrentMap:
-    # getattr, so that parametrized weights (spectral norm, orthogonal) are read as they act.
-    weights = Weights(
-        getattr(module, f"weight_ih{suffix}"),
-        getattr(module, f"weight_hh{suffix}"),
-        getattr(module, f"bias_ih{suffix}", None),
-        getattr(module, f"bias_hh{suffix}", None),
-    )
-    if isinstance(module, (nn.LSTM, nn.LSTMCell)):
-        return LSTMMap(weights, frame_dtype, state)
-    if isinstance(module, (nn.GRU, nn.GRUCell)):
-        return GRUMap(weights, frame_dtype)
-    if isinstance(module, (nn.RNN, nn.RNNCell)):
-        return VanillaMap(weights, frame_dtype, str(module.nonlinearity))
-    raise TypeError(
-        f"Expected torch.nn.RNN, LSTM, GRU or one of their cells, got {type(module).__name__}. "
-        "Pass its step function through optuna_aelle.lyapunov.from_step."
-    )

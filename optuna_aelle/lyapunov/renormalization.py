@@ -2,25 +2,30 @@
 
 A step turns the frame F into Z = J F. Any factorisation Z = F' R with R upper triangular leaves
 the nested subspaces spanned by the first 1, 2, ... columns as they are, so ln|diag R| may be
-summed and F' carried on. QR makes F' orthonormal (Benettin et al. 1980). LU with row pivoting,
-Z = (P L) U, costs a quarter of it and is the more accurate one where J = diag(d) U has rows of
-very different size, since elimination never mixes a large row into a small one: a single QR at the
-end makes the sums those of QR at every step.
+summed and F' carried on (`log_volume` makes the sums those of an orthonormal frame). QR makes F'
+orthonormal (Benettin et al. 1980). LU with row pivoting, Z = (P L) U, costs a quarter of it and is
+the more accurate one where J = diag(d) U has rows of very different size, since elimination never
+mixes a large row into a small one. Cholesky of the Gram matrix squares the condition number but
+consists of large products, which is what a GPU is fast at.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Method = Literal["lu", "qr"]
+# From here on it pays to replay the swaps of all systems at once.
+_MANY_SYSTEMS = 48
+
+Renormalization = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def renormalize_qr(frame: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormalise ``frame (B, k, N)``; returns it with ln|diag R| ``(B, k)`` float64.
+    """Orthonormalise ``frame (S, k, N)``; returns it with ln|diag R| ``(S, k)`` float64.
 
     A zero on the diagonal gives −inf, and the frame still comes back orthonormal.
     """
@@ -28,17 +33,76 @@ def renormalize_qr(frame: Tensor) -> tuple[Tensor, Tensor]:
     return q.mT.contiguous(), _log_diagonal(r)
 
 
-def renormalize_lu(frame: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace ``frame (B, k, N)`` by P L; returns it with ln|diag U| ``(B, k)`` float64.
+def renormalize_lu(frame: Tensor, lift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Overwrite ``frame (S, k, N)`` by P L; returns it with ln|diag U| ``(S, k)`` float64.
 
     A dead direction gives a pivot of exactly 0, hence −inf, and a unit column in its place.
+
+    Args:
+        frame: Tangent vectors.
+        lift: ``(S, N)`` what is to be added to the logarithm of a pivot for the row it is found
+            in: the part of the row's scale that the numbers have no room for.
     """
     factors, pivots, _ = torch.linalg.lu_factor_ex(frame.mT, check_errors=False)
     log_diagonal = _log_diagonal(factors)
-    lower_t = factors.mT.triu(diagonal=1)
+    rows = _row_order(factors, pivots)
+    if lift is not None:
+        log_diagonal += lift.gather(1, rows[:, : frame.shape[1]])
+    order = rows[:, None, :].expand_as(frame)
+    lower_t = factors.mT.triu_(diagonal=1)
     torch.diagonal(lower_t, dim1=-2, dim2=-1).fill_(1.0)
-    order = _row_order(factors, pivots)[:, None, :].expand_as(lower_t)
-    return torch.empty_like(lower_t).scatter_(-1, order, lower_t), log_diagonal
+    # In place: large frames that come fresh from the allocator cost more than the factorisation.
+    return frame.scatter_(-1, order, lower_t), log_diagonal
+
+
+def renormalize_cholesky(frame: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormalise ``frame (S, k, N)`` by its float64 Gram matrix.
+
+    Returns it with ln diag R ``(S, k)``, all NaN for a system whose Gram matrix is not positive
+    definite: its frame is lost, and the step has to be done in another way.
+    """
+    wide = frame.double()
+    lower, info = torch.linalg.cholesky_ex(wide @ wide.mT, check_errors=False)
+    orthonormal = torch.linalg.solve_triangular(lower, wide, upper=False)
+    log_diagonal = _log_diagonal(lower).masked_fill(info[:, None] != 0, torch.nan)
+    return orthonormal.to(frame.dtype), log_diagonal
+
+
+METHODS: dict[str, Renormalization] = {
+    "lu": renormalize_lu,
+    "qr": renormalize_qr,
+    "cholesky": renormalize_cholesky,
+}
+
+
+def log_volume(frame: Tensor) -> Tensor:
+    """ln|diag R| of ``frame (S, k, N)``, ``(S, k)`` float64: what it is from being orthonormal."""
+    return _log_diagonal(torch.linalg.qr(frame.double().mT, mode="r").R)
+
+
+_fastest: dict[tuple[object, ...], str] = {}
+
+
+def fastest_method(frame: Tensor) -> str:
+    """LU on the CPU; elsewhere LU or Cholesky, whichever is faster for this shape of frame."""
+    if frame.device.type == "cpu":
+        return "lu"
+    key = (frame.device, frame.shape, frame.dtype)
+    if key not in _fastest:
+        seconds = {name: _seconds(METHODS[name], frame) for name in ("lu", "cholesky")}
+        _fastest[key] = min(seconds, key=seconds.__getitem__)
+    return _fastest[key]
+
+
+def _seconds(renormalize: Renormalization, frame: Tensor, repeats: int = 5) -> float:
+    # The first call loads libraries and chooses algorithms.
+    renormalize(frame.clone())
+    torch.cuda.synchronize(frame.device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        renormalize(frame.clone())
+    torch.cuda.synchronize(frame.device)
+    return time.perf_counter() - started
 
 
 def _log_diagonal(triangular: Tensor) -> Tensor:
@@ -46,16 +110,23 @@ def _log_diagonal(triangular: Tensor) -> Tensor:
 
 
 def _row_order(factors: Tensor, pivots: Tensor) -> Tensor:
-    """Row i of L is row ``result[b, i]`` of P L, ``(B, N)``."""
+    """Row i of L is row ``result[s, i]`` of P L, ``(S, N)``."""
     if factors.device.type != "cpu":
         permutation, _, _ = torch.lu_unpack(factors, pivots, unpack_data=False)
         return permutation.argmax(dim=-2)
     # LAPACK's pivots are a list of swaps. Replaying them on lists beats the dense (N, N)
     # permutation matrix that lu_unpack builds.
-    rows = []
-    for swaps in pivots.tolist():
-        order = list(range(factors.shape[-2]))
-        for i, j in enumerate(swaps):
-            order[i], order[j - 1] = order[j - 1], order[i]
-        rows.append(order)
-    return torch.from_numpy(np.array(rows))
+    n_systems, size = factors.shape[0], factors.shape[-2]
+    if n_systems < _MANY_SYSTEMS:
+        rows = []
+        for swaps in pivots.tolist():
+            order = list(range(size))
+            for i, j in enumerate(swaps):
+                order[i], order[j - 1] = order[j - 1], order[i]
+            rows.append(order)
+        return torch.from_numpy(np.array(rows))
+    orders = np.tile(np.arange(size)[:, None], n_systems)
+    systems = np.arange(n_systems)
+    for i, targets in enumerate(pivots.numpy().T - 1):
+        orders[i], orders[targets, systems] = orders[targets, systems], orders[i].copy()
+    return torch.from_numpy(orders.T)

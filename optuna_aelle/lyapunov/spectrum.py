@@ -30,6 +30,8 @@ class LyapunovSpectrum:
         log_abs_det: ``(B,)`` time average of ln|det J| where the cell has a closed form and
             k = N, else None.
         seconds: Wall-clock time of the computation.
+        window_exponents: ``(W, B, k)`` exponents of W consecutive windows if they were asked for,
+            in the order of the frame's columns: descending on average, not in each window.
     """
 
     exponents: FloatArray
@@ -39,6 +41,7 @@ class LyapunovSpectrum:
     trace_steps: npt.NDArray[np.int64]
     log_abs_det: FloatArray | None
     seconds: float
+    window_exponents: FloatArray | None = None
 
     def __repr__(self) -> str:
         batch, k = self.exponents.shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import nn
 from optuna_aelle.lyapunov import from_step
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import spectral_fingerprint
-from optuna_aelle.lyapunov.models import build_layers
+from optuna_aelle.lyapunov.renormalization import METHODS
 
 D, H = 3, 5
 
@@ -35,90 +34,18 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def hidden_step(cell: nn.LSTMCell, c: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """∂h'/∂h with c' held at what it was: the gates i, f, g act through c' = f c + i g too."""
-    return lambda x, h: cell(x, (h, c))[0]
-
-
-CELLS: dict[str, Callable[[], Any]] = {
-    "rnn-tanh": lambda: nn.RNNCell(D, H),
-    "rnn-relu": lambda: nn.RNNCell(D, H, nonlinearity="relu"),
-    "rnn-no-bias": lambda: nn.RNNCell(D, H, bias=False),
-    "gru": lambda: nn.GRUCell(D, H),
-    "lstm": lambda: nn.LSTMCell(D, H),
-}
-
-
-def own_map(cell: nn.Module, state: Any = "full") -> Any:
-    (layer,) = build_layers(
-        cell,  # type: ignore[arg-type]
-        state=state,
-        direction=None,
-        frame_dtype=torch.float64,
-        input_dtype=torch.float64,
-    )
-    return layer
-
-
-@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
-@pytest.mark.parametrize("name", CELLS)
-def test_jacobian_is_that_of_autograd(name: str, gain: float) -> None:
-    cell = gaussian_(CELLS[name](), gain)
-    layer = own_map(cell)
-    n = layer.state_size
-    x, start = noise(3, D, seed=1), noise(3, n, seed=2)
-
-    def step(h: Tensor, x: Tensor) -> Tensor:
-        if name != "lstm":
-            return cell(x[None], h[None])[0]  # type: ignore[no-any-return]
-        following = cell(x[None], (h[None, :H], h[None, H:]))
-        return torch.cat(following, dim=-1)[0]
-
-    exact = torch.func.vmap(torch.func.jacrev(step))(start, x)
-    before = layer.initial_state(3, start)
-    with torch.no_grad():
-        states, derivatives = layer.unroll(layer.drive(x[None]), before)
-        after = tuple(part[0] for part in states)
-        frame = torch.eye(n, dtype=torch.float64).expand(3, n, n).contiguous()
-        pushed = layer.from_working(
-            after,
-            layer.tangent(tuple(d[0] for d in derivatives), layer.to_working(before, frame)),
-        )
-    torch.testing.assert_close(pushed.mT, exact, rtol=1e-12, atol=1e-12)
-    expected = torch.stack([step(h, x_) for h, x_ in zip(start, x, strict=True)])
-    mine = torch.cat(after[:2], dim=-1) if name == "lstm" else after[0]
-    torch.testing.assert_close(mine, expected, rtol=1e-13, atol=1e-13)
-    log_det = layer.log_abs_det(derivatives)
-    if log_det is not None and name != "rnn-relu":
-        torch.testing.assert_close(log_det[0], torch.linalg.slogdet(exact).logabsdet)
-
-
-def test_hidden_jacobian_of_an_lstm_is_that_of_autograd_with_c_held() -> None:
-    cell = gaussian_(CELLS["lstm"](), 1.0)
-    layer = own_map(cell, "hidden")
-    x, h, c = noise(2, D, seed=1), noise(2, H, seed=2), noise(2, H, seed=3)
-
-    def step(h: Tensor, x: Tensor, c: Tensor) -> Tensor:
-        return cell(x[None], (h[None], c[None]))[0][0]  # type: ignore[no-any-return]
-
-    exact = torch.func.vmap(torch.func.jacrev(step))(h, x, c)
-    with torch.no_grad():
-        start = layer.initial_state(2, torch.cat([h, c], dim=-1))
-        _, derivatives = layer.unroll(layer.drive(x[None]), start)
-        frame = torch.eye(H, dtype=torch.float64).expand(2, H, H).contiguous()
-        pushed = layer.tangent(tuple(d[0] for d in derivatives), frame)
-    torch.testing.assert_close(pushed.mT, exact, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("state", ["full", "hidden"])
 @pytest.mark.parametrize("module", [nn.RNN, nn.GRU, nn.LSTM])
 def test_lu_and_qr_agree(module: Any, state: Any) -> None:
     network = gaussian_(module(D, 12), 1.0)
     inputs = noise(100, 3, D)
-    by_lu = lyapunov_spectrum(network, inputs, state=state, method="lu")
-    by_qr = lyapunov_spectrum(network, inputs, state=state, method="qr")
+    by_lu, by_qr, by_cholesky = (
+        lyapunov_spectrum(network, inputs, state=state, method=method, dtype=torch.float64)
+        for method in METHODS
+    )
     np.testing.assert_allclose(by_lu.exponents, by_qr.exponents, atol=1e-10)
     np.testing.assert_allclose(by_lu.trace, by_qr.trace, atol=1e-10)
+    np.testing.assert_allclose(by_cholesky.exponents, by_qr.exponents, atol=1e-8)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -14,7 +14,7 @@ from torch import nn
 from optuna_aelle.lyapunov import from_step
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import systems
-from optuna_aelle.lyapunov.engine import _FRAME_SEED
+from optuna_aelle.lyapunov.stack import _FRAME_SEED
 
 METHODS = ["lu", "qr"]
 

@@ -1,0 +1,85 @@
+"""The inner loop: a few Jacobian products and one renormalisation.
+
+On a GPU such a block takes the device less time than the host needs to launch its kernels, as long
+as the network is small. The same block comes back along the whole sequence, so that it is recorded
+once as a CUDA graph and replayed; where that fails (a library that synchronises inside), it runs
+as it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optuna_aelle.lyapunov.maps.base import RecurrentMap
+from optuna_aelle.lyapunov.renormalization import METHODS
+
+
+def carry_block(
+    layer: RecurrentMap, frame: Tensor, coefficients: Sequence[Tensor], method: str
+) -> tuple[Tensor, Tensor]:
+    """Carry a frame through a few steps and renormalise it.
+
+    Args:
+        layer: Whose Jacobians.
+        frame: ``(S, k, N)``, not changed.
+        coefficients: Of J, ``(n, S, ·)`` each, in the dtype of the frame.
+        method: A name of `METHODS`.
+
+    Returns:
+        The new frame and ln|diag R| ``(S, k)``.
+    """
+    for of_step in zip(*(c.unbind(0) for c in coefficients), strict=True):
+        frame = layer.tangent(of_step, frame)
+    return METHODS[method](frame)
+
+
+class GraphedBlocks:
+    """`carry_block` for one layer on a CUDA device, recorded when it comes a second time."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[object, ...], _Graph | None] = {}
+
+    def __call__(
+        self, layer: RecurrentMap, frame: Tensor, coefficients: Sequence[Tensor], method: str
+    ) -> tuple[Tensor, Tensor]:
+        key = (len(coefficients[0]), method, frame.dtype)
+        if key not in self._graphs:
+            # The first time loads libraries, which a recording must not.
+            self._graphs[key] = None
+            result = carry_block(layer, frame, coefficients, method)
+            try:
+                self._graphs[key] = _Graph(layer, frame, coefficients, method)
+            except RuntimeError as error:
+                warnings.warn(
+                    f"No CUDA graph of this block, it runs eagerly: {error}", stacklevel=2
+                )
+            return result
+        graph = self._graphs[key]
+        if graph is None:
+            return carry_block(layer, frame, coefficients, method)
+        return graph.replay(frame, coefficients)
+
+
+class _Graph:
+    """One recorded block with its fixed places for inputs and results."""
+
+    def __init__(
+        self, layer: RecurrentMap, frame: Tensor, coefficients: Sequence[Tensor], method: str
+    ) -> None:
+        self._frame = frame.clone()
+        self._coefficients = [c.clone() for c in coefficients]
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = carry_block(layer, self._frame, self._coefficients, method)
+
+    def replay(self, frame: Tensor, coefficients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        self._frame.copy_(frame)
+        for place, values in zip(self._coefficients, coefficients, strict=True):
+            place.copy_(values)
+        self._graph.replay()
+        carried, log_growth = self._result
+        return carried.clone(), log_growth.clone()

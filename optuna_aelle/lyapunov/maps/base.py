@@ -1,0 +1,215 @@
+"""What one recurrent layer does to its state and to tangent vectors.
+
+Notation: T steps, M equal networks, B sequences each, hence S = M B systems that run side by side;
+x (M, B, D) an input, h (M, B, H) a hidden state, N the size of the whole state of a layer. A
+*frame* is a tensor (S, k, N): k tangent vectors for each system. Row-major (S, k, N) is LAPACK's
+column-major (N, k), so renormalising a frame needs no transposition.
+
+The state runs in float64; a frame may be narrower. Derivatives of saturating functions are written
+in terms of e^(−|y|), because 1 − tanh² cancels to zero where the tail of the spectrum still lives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import nn
+
+StateKind = Literal["full", "hidden"]
+State = tuple[Tensor, ...]
+
+_LN2 = 0.6931471805599453
+
+
+def tanh_derivative(y: Tensor) -> Tensor:
+    """sech²(y) without cancellation."""
+    decay = torch.exp(-2.0 * y.abs())
+    return 4.0 * decay / (1.0 + decay).square()
+
+
+def log_tanh_derivative(y: Tensor) -> Tensor:
+    """ln sech²(y), finite even where sech² underflows."""
+    size = y.abs()
+    return 2.0 * (_LN2 - size - torch.log1p(torch.exp(-2.0 * size)))
+
+
+def sigmoid_derivative(y: Tensor) -> Tensor:
+    """σ(y)σ(−y): exact in both tails."""
+    return torch.sigmoid(y) * torch.sigmoid(-y)
+
+
+class Parameters:
+    """The parameters of M equal modules, stacked: ``(M, ...)``, float64, a copy.
+
+    Args:
+        modules: Modules of one type and size.
+        device: Where the computation runs.
+        suffix: Appended to each name: ``"_l0"`` for the first layer of a `torch.nn.LSTM`.
+    """
+
+    def __init__(
+        self, modules: Sequence[nn.Module], device: torch.device, suffix: str = ""
+    ) -> None:
+        self.modules = modules
+        self.device = device
+        self.suffix = suffix
+
+    @property
+    def first(self) -> nn.Module:
+        """Any one of the modules, for what they have in common."""
+        return self.modules[0]
+
+    def __getitem__(self, name: str) -> Tensor:
+        # getattr, so that parametrized weights (spectral norm, orthogonal) are read as they act.
+        return torch.stack([self.prepare(getattr(m, name + self.suffix)) for m in self.modules])
+
+    def get(self, name: str) -> Tensor | None:
+        """As ``[name]``, or None where the modules lack it."""
+        return self[name] if getattr(self.first, name + self.suffix, None) is not None else None
+
+    def prepare(self, parameter: Tensor) -> Tensor:
+        return parameter.detach().to(self.device).double()
+
+
+class Trajectory(NamedTuple):
+    """A stretch of T steps: what the derivatives need, ``(T, M, B, ·)`` each.
+
+    Attributes:
+        kept: What `RecurrentMap.step` kept of each step, pre-activations as a rule.
+        before: The state before each step.
+        after: The state after each step.
+    """
+
+    kept: State
+    before: State
+    after: State
+
+
+class RecurrentMap(ABC):
+    """One layer as a map of its state, and the derivative J of that map.
+
+    A subclass gives one `step`, turns a whole stretch of steps into the coefficients of their
+    Jacobians at once (`linearize`), and carries a frame through one J (`tangent`): only what is
+    truly sequential is computed step by step. `to_working` and `from_working` change to
+    coordinates in which J is better conditioned; they have determinant 1.
+
+    Attributes:
+        part_sizes: The sizes of the tensors that an initial state consists of: (H, H) for an LSTM.
+        narrow: Whether a float32 frame is accurate enough, unless it underflows.
+        dtype: Dtype of the state.
+    """
+
+    part_sizes: tuple[int, ...]
+    narrow: bool = True
+    dtype: torch.dtype = torch.float64
+    device: torch.device
+
+    @property
+    def state_size(self) -> int:
+        """N."""
+        return sum(self.part_sizes)
+
+    @abstractmethod
+    def use_frame_dtype(self, dtype: torch.dtype) -> None:
+        """Keep the weights that `tangent` needs in the dtype of the frame."""
+
+    def scratch(self, *shape: int, like: Tensor) -> Tensor:
+        """Memory of this shape for use within one `tangent`: the same at each call."""
+        memory: Tensor | None = getattr(self, "_memory", None)
+        if memory is None or memory.shape != shape or memory.dtype != like.dtype:
+            memory = torch.empty(shape, dtype=like.dtype, device=like.device)
+            self._memory = memory
+        return memory
+
+    @abstractmethod
+    def drive(self, inputs: Tensor) -> Tensor:
+        """The inputs' share of the pre-activations: ``(T, M, B, D) -> (T, M, B, G)``."""
+
+    def initial_state(self, n_models: int, batch: int, given: State | None) -> State:
+        """The zero state, or ``given``, one ``(B, ·)`` for each of `part_sizes`."""
+        shape = (n_models, batch)
+        if given is None:
+            return tuple(
+                torch.zeros(*shape, size, dtype=self.dtype, device=self.device)
+                for size in self.part_sizes
+            )
+        return tuple(part.to(self.dtype).expand(*shape, -1) for part in given)
+
+    @abstractmethod
+    def step(self, drive: Tensor, state: State) -> tuple[State, State]:
+        """One step: ``drive (M, B, G)`` and a state to the next state and what is to be kept."""
+
+    def visible(self, state: State) -> Tensor:
+        """What the next layer reads of a state."""
+        return state[0]
+
+    def unroll(self, drive: Tensor, state: State) -> Trajectory:
+        """Run along ``drive (T, M, B, G)``."""
+        states, kept = [state], []
+        for x in drive:
+            state, of_step = self.step(x, state)
+            states.append(state)
+            kept.append(of_step)
+        stacked = [torch.stack(part) for part in zip(*states, strict=True)]
+        return Trajectory(
+            kept=tuple(torch.stack(part) for part in zip(*kept, strict=True)),
+            before=tuple(part[:-1] for part in stacked),
+            after=tuple(part[1:] for part in stacked),
+        )
+
+    @abstractmethod
+    def linearize(self, trajectory: Trajectory) -> State:
+        """The coefficients of J at each step, ``(T, M, B, ·)`` each."""
+
+    @abstractmethod
+    def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
+        """J times every tangent vector of ``frame (S, k, N)``; coefficients ``(S, ·)``."""
+
+    def delicate(self, trajectory: Trajectory) -> State | None:
+        """Coefficients for `delicate_tangent`, if `tangent` would lose directions; else None.
+
+        A sum of terms of very different size, as where a forget gate is shut, keeps the large one
+        only. Done in stages, with the frame renormalised in between, nothing is lost.
+        """
+        return None
+
+    def delicate_tangent(self, coefficients: State, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """As `tangent`, in stages: the renormalised frame and its growth ``(S, k)``."""
+        raise NotImplementedError
+
+    def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
+        """ln|det J|, ``(T, M, B)``, where a closed form exists, independent of `tangent`."""
+        return None
+
+    def to_working(self, state: State, frame: Tensor) -> Tensor:
+        return frame
+
+    def from_working(self, state: State, frame: Tensor) -> Tensor:
+        return frame
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``inputs (T, M or 1, B, D)`` by each model's own ``weight (M, G, D)``, plus ``bias (M, G)``.
+
+    One large product a model: ``(T, M, B, G)``.
+    """
+    n_steps, _, batch, size = inputs.shape
+    rows = inputs.transpose(0, 1).expand(len(weight), -1, -1, -1)
+    rows = rows.reshape(len(weight), n_steps * batch, size)
+    if bias is None:
+        product = torch.bmm(rows, weight.mT)
+    else:
+        product = torch.baddbmm(bias[:, None], rows, weight.mT)
+    return product.view(len(weight), n_steps, batch, -1).transpose(0, 1)
+
+
+def by_weight(frame: Tensor, weight_t: Tensor) -> Tensor:
+    """``frame (S, k, N)`` by each model's own ``weight_t (M, N, H)``, as M large products."""
+    size, k, width = frame.shape
+    return (frame.reshape(len(weight_t), -1, width) @ weight_t).view(size, k, -1)

@@ -1,0 +1,263 @@
+"""Layers whose Jacobian is a sum of row-scaled matrices, J = diag(a) + Σ diag(d_g) U_g.
+
+With all rows of the state in one (H,) vector, this covers the vanilla and the orthogonal RNN, the
+GRU, the antisymmetric and the Lipschitz RNN, and the paper's ∂h/∂h of an LSTM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from optuna_aelle.lyapunov import cells
+from optuna_aelle.lyapunov.maps.base import Parameters
+from optuna_aelle.lyapunov.maps.base import RecurrentMap
+from optuna_aelle.lyapunov.maps.base import State
+from optuna_aelle.lyapunov.maps.base import Trajectory
+from optuna_aelle.lyapunov.maps.base import by_weight
+from optuna_aelle.lyapunov.maps.base import linear
+from optuna_aelle.lyapunov.maps.base import log_tanh_derivative
+from optuna_aelle.lyapunov.maps.base import sigmoid_derivative
+from optuna_aelle.lyapunov.maps.base import tanh_derivative
+
+
+class MixedMap(RecurrentMap):
+    """J = diag(a) + Σ diag(d_g) U_g.
+
+    Args:
+        parameters: Stacked parameters; for `device`.
+        gates: U_g, each ``(M, H, H)``. `linearize` returns one d_g for each, then a if there is
+            one.
+    """
+
+    def __init__(self, parameters: Parameters, *gates: Tensor) -> None:
+        self.device = parameters.device
+        self.hidden_size = gates[0].shape[-1]
+        self.part_sizes = (self.hidden_size,)
+        # Transposed gate by gate, so that forming Jᵀ scales contiguous rows.
+        self._gates_t = [gate.mT.contiguous() for gate in gates]
+        self._narrow_gates_t = self._gates_t
+
+    def use_frame_dtype(self, dtype: torch.dtype) -> None:
+        self._narrow_gates_t = [gate.to(dtype) for gate in self._gates_t]
+
+    def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
+        gates_t = self._narrow_gates_t
+        scales, diagonal = coefficients[: len(gates_t)], coefficients[len(gates_t) :]
+        if len(gates_t) == 1:
+            # One matrix for all sequences of a network: one large product.
+            out = by_weight(frame, gates_t[0]).mul_(scales[0][:, None, :])
+            return out.addcmul_(frame, diagonal[0][:, None, :]) if diagonal else out
+        size = len(frame)
+        jacobian_t = mix(gates_t, scales, self.scratch(size, *gates_t[0].shape[1:], like=frame))
+        if not diagonal:
+            return torch.bmm(frame, jacobian_t)
+        return torch.baddbmm(frame * diagonal[0][:, None, :], frame, jacobian_t)
+
+
+def mix(gates_t: Sequence[Tensor], scales: State, out: Tensor) -> Tensor:
+    """Σ diag(d) U, transposed, from Uᵀ ``(M, H, H)`` and d ``(S, H)`` each.
+
+    Args:
+        gates_t: Uᵀ of each gate.
+        scales: d of each gate.
+        out: ``(S, H, H)`` for the result. Memory that is fresh at each step would cost more than
+            filling it.
+    """
+    per_model = out.view(len(gates_t[0]), -1, *out.shape[1:])
+    for i, (gate_t, scale) in enumerate(zip(gates_t, scales, strict=True)):
+        columns = scale.view(*per_model.shape[:2], 1, -1)
+        if i == 0:
+            torch.mul(gate_t[:, None], columns, out=per_model)
+        else:
+            per_model.addcmul_(gate_t[:, None], columns)
+    return out
+
+
+class VanillaMap(MixedMap):
+    """h' = φ(W x + U h + b) with φ tanh or ReLU (`torch.nn.RNN`): J = diag(φ') U."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.relu = getattr(parameters.first, "nonlinearity", "tanh") == "relu"
+        self.weight_ih = parameters["weight_ih"]
+        weight_hh = self._recurrent_matrix(parameters)
+        self.bias = self._bias(parameters)
+        self._weight_hh_t = weight_hh.mT
+        super().__init__(parameters, weight_hh)
+
+    def _recurrent_matrix(self, parameters: Parameters) -> Tensor:
+        return parameters["weight_hh"]
+
+    def _bias(self, parameters: Parameters) -> Tensor | None:
+        return total_bias(parameters)
+
+    def drive(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight_ih, self.bias)
+
+    def step(self, drive: Tensor, state: State) -> tuple[State, State]:
+        y = torch.baddbmm(drive, state[0], self._weight_hh_t)
+        return (torch.relu(y) if self.relu else torch.tanh(y),), (y,)
+
+    def linearize(self, trajectory: Trajectory) -> State:
+        (y,) = trajectory.kept
+        return ((y > 0).double() if self.relu else tanh_derivative(y),)
+
+    def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
+        (y,) = trajectory.kept
+        log_slope = (y > 0).double().log() if self.relu else log_tanh_derivative(y)
+        return log_slope.sum(dim=-1) + self._log_det_weight
+
+    @cached_property
+    def _log_det_weight(self) -> Tensor:
+        log_det: Tensor = torch.linalg.slogdet(self._weight_hh_t).logabsdet
+        return log_det[:, None]
+
+
+class GRUMap(MixedMap):
+    """h' = (1 − z) n + z h with n = tanh(aₙ + r q), q = Uₙ h + bₙ (`torch.nn.GRU`).
+
+    J = diag(z) + diag((1 − z) n' q r') U_r + diag((h − n) z') U_z + diag((1 − z) n' r) Uₙ.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        weight_hh = parameters["weight_hh"]
+        self.weight_ih = parameters["weight_ih"]
+        self._weight_hh_t = weight_hh.mT
+        bias_ih, bias_hh = parameters.get("bias_ih"), parameters.get("bias_hh")
+        size = weight_hh.shape[-1]
+        zero = weight_hh.new_zeros(len(weight_hh), 3 * size)
+        self._bias_ih = zero if bias_ih is None else bias_ih
+        self._bias_hh = (zero if bias_hh is None else bias_hh)[:, None]
+        super().__init__(parameters, *weight_hh.chunk(3, dim=1))
+
+    def drive(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight_ih, self._bias_ih)
+
+    def step(self, drive: Tensor, state: State) -> tuple[State, State]:
+        (h,) = state
+        split = 2 * self.hidden_size
+        u = torch.baddbmm(self._bias_hh, h, self._weight_hh_t)
+        y_rz = drive[..., :split] + u[..., :split]
+        r, z = torch.sigmoid(y_rz).chunk(2, dim=-1)
+        q = u[..., split:]
+        y_n = torch.addcmul(drive[..., split:], r, q)
+        return (torch.lerp(torch.tanh(y_n), h, z),), (y_rz, y_n, q)
+
+    def linearize(self, trajectory: Trajectory) -> State:
+        y_rz, y_n, q = trajectory.kept
+        (h,) = trajectory.before
+        y_r, y_z = y_rz.chunk(2, dim=-1)
+        slope = torch.sigmoid(-y_z) * tanh_derivative(y_n)
+        d_z = (h - torch.tanh(y_n)) * sigmoid_derivative(y_z)
+        d_r = slope * q * sigmoid_derivative(y_r)
+        return d_r, d_z, slope * torch.sigmoid(y_r), torch.sigmoid(y_z)
+
+
+def total_bias(parameters: Parameters) -> Tensor | None:
+    """bias_ih + bias_hh, ``(M, G)``, for cells that only ever see their sum."""
+    first, second = parameters.get("bias_ih"), parameters.get("bias_hh")
+    return None if first is None or second is None else first + second
+
+
+class OrthogonalMap(VanillaMap):
+    """h' = φ(W x + exp(A) h + b) with A skew (`ExponentialRNN`): the determinant is that of φ'."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        super().__init__(parameters)
+        self._modrelu_bias = parameters.get("modrelu_bias")
+
+    def _recurrent_matrix(self, parameters: Parameters) -> Tensor:
+        return cells.orthogonal_matrix(parameters["weight_hh"])
+
+    def _bias(self, parameters: Parameters) -> Tensor | None:
+        return parameters["bias"]
+
+    def step(self, drive: Tensor, state: State) -> tuple[State, State]:
+        if self._modrelu_bias is None:
+            return super().step(drive, state)
+        y = torch.baddbmm(drive, state[0], self._weight_hh_t)
+        size = torch.relu(y.abs() + self._modrelu_bias[:, None])
+        return (torch.sign(y) * size,), (y,)
+
+    def linearize(self, trajectory: Trajectory) -> State:
+        return (self._slope(trajectory.kept[0]),)
+
+    def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
+        if self._modrelu_bias is None:
+            return log_tanh_derivative(trajectory.kept[0]).sum(dim=-1)
+        return self._slope(trajectory.kept[0]).log().sum(dim=-1)
+
+    def _slope(self, y: Tensor) -> Tensor:
+        if self._modrelu_bias is None:
+            return tanh_derivative(y)
+        return (y.abs() + self._modrelu_bias[:, None] > 0.0).double()
+
+
+class AntisymmetricMap(MixedMap):
+    """h' = h + ε z tanh(A h + aₙ) with A = W − Wᵀ − γ I and z = 1 or σ(A h + a_z).
+
+    J = I + ε diag(z tanh' + tanh z') A.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        cell = parameters.first
+        assert isinstance(cell, cells.AntisymmetricRNN)
+        self.epsilon = cell.epsilon
+        self.gated = cell.gated
+        self.weight_ih, self.bias = parameters["weight_ih"], parameters["bias"]
+        matrix = cells.antisymmetric_matrix(parameters["weight_hh"], cell.gamma)
+        self._matrix_t = matrix.mT
+        super().__init__(parameters, matrix)
+
+    def drive(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight_ih, self.bias)
+
+    def step(self, drive: Tensor, state: State) -> tuple[State, State]:
+        (h,) = state
+        recurrent = h @ self._matrix_t
+        if not self.gated:
+            y = drive + recurrent
+            return (h + self.epsilon * torch.tanh(y),), (y,)
+        y, y_z = (drive + torch.cat([recurrent, recurrent], dim=-1)).chunk(2, dim=-1)
+        return (h + self.epsilon * torch.sigmoid(y_z) * torch.tanh(y),), (y, y_z)
+
+    def linearize(self, trajectory: Trajectory) -> State:
+        y = trajectory.kept[0]
+        slope = tanh_derivative(y)
+        if self.gated:
+            y_z = trajectory.kept[1]
+            slope = torch.sigmoid(y_z) * slope + torch.tanh(y) * sigmoid_derivative(y_z)
+        return self.epsilon * slope, torch.ones_like(slope)
+
+
+class LipschitzMap(MixedMap):
+    """h' = h + ε (A h + tanh(W h + U x + b)): J = (I + ε A) + ε diag(tanh') W."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        cell = parameters.first
+        assert isinstance(cell, cells.LipschitzRNN)
+        self.epsilon = cell.epsilon
+        self.weight_ih, self.bias = parameters["weight_ih"], parameters["bias"]
+        linear_part, weight = (
+            cells.lipschitz_matrix(parameters[name], cell.beta, cell.gamma)
+            for name in ("weight_linear", "weight_hh")
+        )
+        self._both_t = torch.cat([linear_part, weight], dim=1).mT
+        eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
+        super().__init__(parameters, weight, eye + self.epsilon * linear_part)
+
+    def drive(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight_ih, self.bias)
+
+    def step(self, drive: Tensor, state: State) -> tuple[State, State]:
+        (h,) = state
+        flow, recurrent = (h @ self._both_t).chunk(2, dim=-1)
+        y = drive + recurrent
+        return (h + self.epsilon * (flow + torch.tanh(y)),), (y,)
+
+    def linearize(self, trajectory: Trajectory) -> State:
+        slope = self.epsilon * tanh_derivative(trajectory.kept[0])
+        return slope, torch.ones_like(slope)
