@@ -8,6 +8,7 @@ drawn from the file alone.
 
     python -m benchmarks.engine                          # everything (hours on one core)
     python -m benchmarks.engine --section speed memory   # these anew, the rest of the file stays
+    python -m benchmarks.engine --section speed --architecture GRU --size 64 128
     python -m benchmarks.engine --device cuda
     python -m benchmarks.engine --quick                  # a smoke test: half a minute, tiny sizes
 """
@@ -55,7 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the sections asked for, merge each into the file, draw the figure."""
     options = _parse(arguments)
     torch.set_num_threads(1)
-    setting = Setting(torch.device(options.device), quick=options.quick)
+    setting = Setting(
+        torch.device(options.device),
+        quick=options.quick,
+        only_architectures=tuple(options.architecture),
+        only_sizes=tuple(options.size),
+    )
     path = options.output or _default_path(setting)
     for name in options.section:
         section = SECTIONS[name](setting)
@@ -64,15 +70,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def merge(path: Path, name: str, section: Row) -> None:
-    """Put one section into the file and leave the others as they are."""
+    """Put one section into the file; other sections, and its other cases, stay as they are."""
     results = json.loads(path.read_text()) if path.exists() else {}
-    results[name] = _without_infinities(section)
+    section = _without_infinities(section)
+    cases = {_case(row): row for row in [*results.get(name, {}).get("rows", []), *section["rows"]]}
+    results[name] = section | {"rows": list(cases.values())} if "rows" in section else section
     ordered = {key: results[key] for key in sorted(results)}
     path.parent.mkdir(parents=True, exist_ok=True)
     # Renaming is atomic: a run that is broken off leaves the old file or the new one.
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     os.replace(partial, path)
+
+
+def _case(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in ("architecture", "hidden_size", "k", "steps", "dtype"))
 
 
 def _without_infinities(value: Any) -> Any:
@@ -109,6 +121,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--section", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--architecture", nargs="+", default=[], help="only these cases")
+    parser.add_argument("--size", nargs="+", type=int, default=[], help="only these hidden sizes")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, as a smoke test")
     parser.add_argument(
         "--output", type=Path, help="results file; the figure goes beside it (default: results/)"

@@ -34,7 +34,7 @@ _STEPS = 64
 
 def fingerprint(setting: Setting) -> Row:
     """A fingerprint as a share of one training epoch of the same network."""
-    cases = [(name, size) for name in ARCHITECTURES for size in setting.sizes(64, 128, 256)]
+    cases = setting.cases(ARCHITECTURES, 64, 128, 256)
     n_batches = 2 if setting.quick else 6
     inputs = setting.inputs(_STEPS, _BATCH, 8)
     rows = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -41,10 +42,19 @@ _SLOW_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """Where to measure, and whether to try everything out in small."""
+    """Where to measure, whether to try everything out in small, and what to leave out.
+
+    Attributes:
+        device: Of models and inputs.
+        quick: Tiny sizes.
+        only_architectures: Names of `ARCHITECTURES`; empty for all.
+        only_sizes: Hidden sizes; empty for all.
+    """
 
     device: torch.device
     quick: bool = False
+    only_architectures: tuple[str, ...] = ()
+    only_sizes: tuple[int, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -56,7 +66,13 @@ class Setting:
 
     def sizes(self, *full: int) -> tuple[int, ...]:
         """The hidden sizes to measure."""
-        return (16, 32) if self.quick else full
+        sizes = (16, 32) if self.quick else full
+        return tuple(size for size in sizes if size in (self.only_sizes or sizes))
+
+    def cases(self, names: Iterable[str], *sizes: int) -> list[tuple[str, int]]:
+        """Architectures with hidden sizes."""
+        names = [n for n in names if n in (self.only_architectures or ARCHITECTURES)]
+        return [(name, size) for name in names for size in self.sizes(*sizes)]
 
     def network(
         self, architecture: str, n_inputs: int, hidden_size: int, seed: int = 0
@@ -114,7 +130,7 @@ def timings(seconds: Mapping[str, list[float]]) -> Row:
 
 def speed(setting: Setting) -> Row:
     """All exponents, 15 sequences: the engine and three ways of QR at every step."""
-    cases = [(name, size) for name in ARCHITECTURES for size in setting.sizes(64, 128, 256, 512)]
+    cases = setting.cases(ARCHITECTURES, 64, 128, 256, 512)
     # The (h, c) map of 512 units has 1024 exponents: hours for the baselines.
     cases = [case for case in cases if case != ("LSTM full", 512)]
     inputs = setting.inputs(WARMUP + setting.measured_steps, 15)
@@ -149,7 +165,7 @@ def speed(setting: Setting) -> Row:
 
 def gemm_cost(setting: Setting) -> Row:
     """One step of the engine in units of one float32 product (15, H, H) @ (15, H, H)."""
-    cases = [(n, h) for n in ("LSTM hidden", "GRU", "RNN") for h in setting.sizes(256, 512)]
+    cases = setting.cases(("LSTM hidden", "GRU", "RNN"), 256, 512)
     inputs = setting.inputs(WARMUP + setting.measured_steps, 15)
     rows = []
     for name, size in tqdm(cases, desc="gemm_cost"):

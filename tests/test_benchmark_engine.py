@@ -47,11 +47,15 @@ def test_baselines_equal_the_engine_in_float64(module: Any, state: Any, way: Any
 
 def test_merging_keeps_other_sections_and_writes_plain_json(tmp_path: Path) -> None:
     path = tmp_path / "engine.json"
-    engine.merge(path, "speed", {"rows": [1.0]})
-    engine.merge(path, "memory", {"rows": [float("inf"), float("nan")]})
-    engine.merge(path, "speed", {"rows": [2.0]})
+    small, large = {"hidden_size": 64, "ratio": 1.0}, {"hidden_size": 128, "ratio": 2.0}
+    engine.merge(path, "speed", {"rows": [small, large]})
+    engine.merge(path, "accuracy", {"errors": [float("inf"), float("nan")]})
+    engine.merge(path, "speed", {"rows": [small | {"ratio": 3.0}]})
     data = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert data == {"memory": {"rows": ["inf", "nan"]}, "speed": {"rows": [2.0]}}
+    assert data == {
+        "accuracy": {"errors": ["inf", "nan"]},
+        "speed": {"rows": [small | {"ratio": 3.0}, large]},
+    }
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -14,12 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-# From here on it pays to replay the swaps of all systems at once.
-_MANY_SYSTEMS = 48
+from optuna_aelle.lyapunov.lapack import lu_factors
 
 Renormalization = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -43,16 +41,16 @@ def renormalize_lu(frame: Tensor, lift: Tensor | None = None) -> tuple[Tensor, T
         lift: ``(S, N)`` what is to be added to the logarithm of a pivot for the row it is found
             in: the part of the row's scale that the numbers have no room for.
     """
-    factors, pivots, _ = torch.linalg.lu_factor_ex(frame.mT, check_errors=False)
-    log_diagonal = _log_diagonal(factors)
-    rows = _row_order(factors, pivots)
+    factors_t, rows = lu_factors(frame)
+    log_diagonal = _log_diagonal(factors_t)
     if lift is not None:
         log_diagonal += lift.gather(1, rows[:, : frame.shape[1]])
-    order = rows[:, None, :].expand_as(frame)
-    lower_t = factors.mT.triu_(diagonal=1)
+    lower_t = factors_t.triu_(diagonal=1)
     torch.diagonal(lower_t, dim1=-2, dim2=-1).fill_(1.0)
-    # In place: large frames that come fresh from the allocator cost more than the factorisation.
-    return frame.scatter_(-1, order, lower_t), log_diagonal
+    # Where the factors have memory of their own, the frame's is free: large frames fresh from the
+    # allocator cost more than the factorisation.
+    out = torch.empty_like(frame) if lower_t.data_ptr() == frame.data_ptr() else frame
+    return out.scatter_(-1, rows[:, None, :].expand_as(frame), lower_t), log_diagonal
 
 
 def renormalize_cholesky(frame: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,26 +105,3 @@ def _seconds(renormalize: Renormalization, frame: Tensor, repeats: int = 5) -> f
 
 def _log_diagonal(triangular: Tensor) -> Tensor:
     return torch.diagonal(triangular, dim1=-2, dim2=-1).double().abs().log()
-
-
-def _row_order(factors: Tensor, pivots: Tensor) -> Tensor:
-    """Row i of L is row ``result[s, i]`` of P L, ``(S, N)``."""
-    if factors.device.type != "cpu":
-        permutation, _, _ = torch.lu_unpack(factors, pivots, unpack_data=False)
-        return permutation.argmax(dim=-2)
-    # LAPACK's pivots are a list of swaps. Replaying them on lists beats the dense (N, N)
-    # permutation matrix that lu_unpack builds.
-    n_systems, size = factors.shape[0], factors.shape[-2]
-    if n_systems < _MANY_SYSTEMS:
-        rows = []
-        for swaps in pivots.tolist():
-            order = list(range(size))
-            for i, j in enumerate(swaps):
-                order[i], order[j - 1] = order[j - 1], order[i]
-            rows.append(order)
-        return torch.from_numpy(np.array(rows))
-    orders = np.tile(np.arange(size)[:, None], n_systems)
-    systems = np.arange(n_systems)
-    for i, targets in enumerate(pivots.numpy().T - 1):
-        orders[i], orders[targets, systems] = orders[targets, systems], orders[i].copy()
-    return torch.from_numpy(orders.T)

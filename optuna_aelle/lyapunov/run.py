@@ -148,6 +148,7 @@ class LayerRun:
             else:
                 break
         if adaptive:
+            # Each further step adds the average rate to what was seen.
             room = (self._budget() - spread) / max(rate / steps, 1e-9)
             self.interval = int(max(1.0, min(steps + room, _MAX_INTERVAL)))
         self.frame = frame

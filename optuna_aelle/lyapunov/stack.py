@@ -19,6 +19,7 @@ from torch import nn
 
 from optuna_aelle.lyapunov.inputs import reverse
 from optuna_aelle.lyapunov.inputs import split_state
+from optuna_aelle.lyapunov.lapack import single_threaded
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.step import coupled
@@ -186,7 +187,8 @@ def run_stack(
     ]
     if stack.backward:
         values = reverse(values, lengths)
-    stopped = _advance(stack, runs, values, lengths, n_models, settings)
+    with single_threaded():
+        stopped = _advance(stack, runs, values, lengths, n_models, settings)
     lengths = tuple(min(end, stopped) for end in lengths)
     seconds = time.perf_counter() - started
     return [
