@@ -73,8 +73,10 @@ def merge(path: Path, name: str, section: Row) -> None:
     """Put one section into the file; other sections, and its other cases, stay as they are."""
     results = json.loads(path.read_text()) if path.exists() else {}
     section = _without_infinities(section)
-    cases = {_case(row): row for row in [*results.get(name, {}).get("rows", []), *section["rows"]]}
-    results[name] = section | {"rows": list(cases.values())} if "rows" in section else section
+    if "rows" in section:
+        rows = [*results.get(name, {}).get("rows", []), *section["rows"]]
+        section["rows"] = list({_case(row): row for row in rows}.values())
+    results[name] = section
     ordered = {key: results[key] for key in sorted(results)}
     path.parent.mkdir(parents=True, exist_ok=True)
     # Renaming is atomic: a run that is broken off leaves the old file or the new one.
