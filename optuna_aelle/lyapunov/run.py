@@ -3,8 +3,8 @@
 Notation as in `maps.base`. A *chunk* is a stretch of the inputs that is projected and linearised
 at once; a *product* is a chunk's share between two checkpoints, along which the frame is carried
 without the host looking at it. How often the frame is renormalised follows from what is observed:
-as long as the directions spread by less than half of the digits between two renormalisations, the
-other half is left for the result. A product that turns out to have spread further is done again.
+the longest interval in which directions are not expected to come apart by more than the digits of
+the frame allow. A product in which they did is done again with a shorter one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ from optuna_aelle.lyapunov.renormalization import fastest_method
 from optuna_aelle.lyapunov.renormalization import log_volume
 
 _MAX_INTERVAL = 8
+# How far directions may come apart between two renormalisations, in nats: the digits that are left
+# keep a growth to 1e-4 in float32 and to 1e-11 in float64.
+_MAX_SPREAD = {torch.float32: 8.0, torch.float64: 12.0}
 # Below this size a float64 frame costs next to nothing.
 _NARROW_FROM_SIZE = 64
+# A Gram matrix squares what directions differ by: at this spread five digits of float64 are left.
+_MAX_CHOLESKY_SPREAD = 12.0
 # Rows of J below this leave float32 too little room: products of two of them underflow.
 _NARROWEST_ROW = 1e-15
 
@@ -139,9 +144,9 @@ class LayerRun:
             # The one moment at which the host waits for the device.
             spread, rate = _spread(logs)
             steps = min(self.interval, len(coefficients[0]))
-            if self.method == "cholesky" and not spread <= self._budget() / 2.0:
+            if self.method == "cholesky" and not spread <= _MAX_CHOLESKY_SPREAD:
                 self.method = "lu"
-            elif adaptive and steps > 1 and not spread <= self._budget():
+            elif adaptive and steps > 1 and not spread <= _MAX_SPREAD[self.frame.dtype]:
                 self.interval = max(1, self.interval // 2)
             elif not math.isfinite(spread) and self._may_widen():
                 self._set_dtype(torch.float64)
@@ -149,7 +154,7 @@ class LayerRun:
                 break
         if adaptive:
             # Each further step adds the average rate to what was seen.
-            room = (self._budget() - spread) / max(rate / steps, 1e-9)
+            room = (_MAX_SPREAD[self.frame.dtype] - spread) / max(rate / steps, 1e-9)
             self.interval = int(max(1.0, min(steps + room, _MAX_INTERVAL)))
         self.frame = frame
         self._sums += logs.sum(dim=0)
@@ -169,10 +174,6 @@ class LayerRun:
             frame, log_growth = self._carry_block(self.layer, frame, block, self.method)
             logs.append(log_growth)
         return frame, torch.stack(logs)
-
-    def _budget(self) -> float:
-        """How far directions may spread between two renormalisations, in nats."""
-        return -0.5 * math.log(torch.finfo(self.frame.dtype).eps)
 
     def _check_in(self, state: State) -> None:
         """Note the sums as Benettin's method would have them: of an orthonormal frame."""
