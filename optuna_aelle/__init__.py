@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from optuna_aelle._warnings import AeLLEWarning as AeLLEWarning
     from optuna_aelle.aelle import AeLLERegressor as AeLLERegressor
     from optuna_aelle.lyapunov import LyapunovSpectrum as LyapunovSpectrum
+    from optuna_aelle.lyapunov import cells as cells
     from optuna_aelle.lyapunov import from_step as from_step
+    from optuna_aelle.lyapunov import lyapunov_spectra as lyapunov_spectra
     from optuna_aelle.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+    from optuna_aelle.lyapunov import register_cell as register_cell
     from optuna_aelle.lyapunov import spectral_fingerprint as spectral_fingerprint
     from optuna_aelle.lyapunov import systems as systems
     from optuna_aelle.predictor import PerformancePredictor as PerformancePredictor
@@ -39,10 +42,13 @@ _HOME = {
     "DashboardCallback": "optuna_aelle.visualization",
     "LyapunovSpectrum": "optuna_aelle.lyapunov",
     "PerformancePredictor": "optuna_aelle.predictor",
+    "cells": "optuna_aelle.lyapunov",
     "decode_spectra": "optuna_aelle.records",
     "encode_spectrum": "optuna_aelle.records",
     "from_step": "optuna_aelle.lyapunov",
+    "lyapunov_spectra": "optuna_aelle.lyapunov",
     "lyapunov_spectrum": "optuna_aelle.lyapunov",
+    "register_cell": "optuna_aelle.lyapunov",
     "report_network": "optuna_aelle.reporting",
     "report_spectrum": "optuna_aelle.records",
     "save_dashboard_plots": "optuna_aelle.visualization",

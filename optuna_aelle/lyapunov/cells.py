@@ -201,8 +201,8 @@ class CoRNN(RecurrentLayer):
 
     z' = z + Δt (tanh(W y + V z + U x + b) − γ y − ε z) and y' = y + Δt z'.
 
-    Source: Rusch and Mishra, "Coupled Oscillatory RNN", ICLR 2021 (arXiv 2010.00951), eq. (3) with
-    the damping term explicit.
+    Source: Rusch and Mishra, "Coupled Oscillatory RNN", ICLR 2021 (arXiv 2010.00951), with the
+    damping term explicit.
 
     Args:
         input_size: D.
@@ -254,7 +254,7 @@ class LipschitzRNN(RecurrentLayer):
     Both matrices are (1 − β)(M + Mᵀ) + β (M − Mᵀ) − γ I.
 
     Source: Erichson, Azencot, Queiruga, Hodgkinson and Mahoney, "Lipschitz Recurrent Neural
-    Networks", ICLR 2021 (arXiv 2006.12070), eqs. (3) and (5), forward Euler.
+    Networks", ICLR 2021 (arXiv 2006.12070), by forward Euler.
 
     Args:
         input_size: D.
@@ -310,7 +310,7 @@ class LEM(RecurrentLayer):
     z' = (1 − s) z + s tanh(W_z y + V_z x + b_z), y' = (1 − r) y + r tanh(W_y z' + V_y x + b_y).
 
     Source: Rusch, Mishra, Erichson and Mahoney, "Long Expressive Memory for Sequence Modeling",
-    ICLR 2022 (arXiv 2110.04744), eq. (3).
+    ICLR 2022 (arXiv 2110.04744).
 
     Args:
         input_size: D.

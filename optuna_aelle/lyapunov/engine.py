@@ -41,7 +41,7 @@ _FINGERPRINT_SEQUENCES = 4
 _FINGERPRINT_WARMUP = 16
 
 # How many networks of a group run side by side: more save launches, but leave the cache.
-_MAX_PARAMETERS = {"cpu": 2_000_000, "cuda": 200_000_000}
+_MAX_PARAMETERS = {"cpu": 500_000, "cuda": 200_000_000}
 
 
 def lyapunov_spectrum(

@@ -33,9 +33,11 @@ from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
 
 _MAX_CHECKPOINTS = 10
 _MIN_STRETCH = 50
-# Inputs are projected this many steps at a time: one large product instead of many small ones,
-# at a memory cost that does not grow with T.
+# Inputs are projected and Jacobians linearised this many steps at a time at most: few large
+# operations instead of many small ones, at a memory cost that does not grow with T ...
 _CHUNK = 64
+# ... and of no more numbers at once than a cache holds.
+_CHUNK_NUMBERS = 2**20
 _FRAME_SEED = 0
 
 
@@ -228,9 +230,10 @@ def _advance(
 ) -> int:
     """Run all layers over the inputs; the step at which they stopped."""
     dtype = stack.layers[0].dtype
+    n_steps = _chunk_steps(stack, n_models * len(lengths))
     if not stack.others or len(runs) == 1:
         step = 0
-        for chunk in torch.split(values, _CHUNK):
+        for chunk in torch.split(values, n_steps):
             signal = chunk.to(dtype)
             for run in runs:
                 signal = run.advance(signal)
@@ -241,11 +244,18 @@ def _advance(
     # A layer above the first reads both directions, hence the whole sequence of the one below.
     signal = values.to(dtype)
     for run, other, start in zip(runs, stack.others, stack.other_starts, strict=True):
-        own = torch.cat([run.advance(chunk) for chunk in torch.split(signal, _CHUNK)])
+        own = torch.cat([run.advance(chunk) for chunk in torch.split(signal, n_steps)])
         opposite = _outputs(other, reverse(signal, lengths), n_models, start)
         pair = (own, reverse(opposite, lengths))
         signal = torch.cat(pair[::-1] if stack.backward else pair, dim=-1)
     return len(values)
+
+
+def _chunk_steps(stack: Stack, n_systems: int) -> int:
+    """Steps at a time: a power of two, so that chunks end where `_CHUNK` would."""
+    widest = 4 * n_systems * max(layer.state_size for layer in stack.layers)
+    fitting = max(_CHUNK_NUMBERS // widest, 8)
+    return min(_CHUNK, 2 ** (fitting.bit_length() - 1))
 
 
 def _outputs(layer: RecurrentMap, signal: Tensor, n_models: int, start: State | None) -> Tensor:

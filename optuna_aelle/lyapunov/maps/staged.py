@@ -107,8 +107,9 @@ class LEMMap(RecurrentMap):
             s * tanh_derivative(pre_z),
             (torch.tanh(pre_y) - y) * self.dt * sigmoid_derivative(pre_r),
             r * tanh_derivative(pre_y),
-            1.0 - s,
-            1.0 - r,
+            # 1 − s and 1 − r, exact where a gate is all but open.
+            1.0 - self.dt + self.dt * torch.sigmoid(-pre_s),
+            1.0 - self.dt + self.dt * torch.sigmoid(-pre_r),
         )
 
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
