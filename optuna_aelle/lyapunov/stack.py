@@ -255,7 +255,7 @@ def _chunk_steps(stack: Stack, n_systems: int) -> int:
     """Steps at a time: a power of two, so that chunks end where `_CHUNK` would."""
     widest = 4 * n_systems * max(layer.state_size for layer in stack.layers)
     fitting = max(_CHUNK_NUMBERS // widest, 8)
-    return min(_CHUNK, 2 ** (fitting.bit_length() - 1))
+    return min(_CHUNK, 1 << (fitting.bit_length() - 1))
 
 
 def _outputs(layer: RecurrentMap, signal: Tensor, n_models: int, start: State | None) -> Tensor:
