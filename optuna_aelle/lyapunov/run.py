@@ -65,9 +65,14 @@ class LayerRun:
     """State, frame and sums of logarithms of one layer.
 
     Attributes:
-        log_sums: ``(S, k)`` ln|diag R| of a frame that was orthonormal after the warm-up, as of
-            each checkpoint in ``record``, by step.
-        log_det: ``(S,)`` sum of ln|det J| after the warm-up; None if unknown.
+        layer: Whose Jacobians.
+        state: Where it is.
+        frame: ``(S, k, N)``.
+        plan: How the run goes.
+        record: For each checkpoint ``(S, k)`` sums of ln|diag R| since the warm-up.
+        log_det: ``(S,)`` sum of ln|det J| since the warm-up; None if unknown.
+        interval: Steps to the next renormalisation.
+        method: A name of `renormalization.METHODS`.
     """
 
     layer: RecurrentMap
@@ -221,13 +226,15 @@ def _spread(logs: Tensor) -> tuple[float, float]:
 
     Returns:
         The most that was seen, NaN if a frame was lost; and the most on average over the product,
-        which is what a longer interval would add.
+        which is what a longer interval would add: without bound if a direction died, for which
+        exact zeros must not be mixed.
     """
     dead = torch.isneginf(logs)
     seen = _range(logs, dead).max()
     counts = (~dead).sum(dim=0)
     averages = logs.masked_fill(dead, 0.0).sum(dim=0) / counts.clamp_min(1)
-    largest, average = torch.stack([seen, _range(averages, counts == 0).max()]).tolist()
+    rate = _range(averages, counts == 0).max().masked_fill(dead.any(), torch.inf)
+    largest, average = torch.stack([seen, rate]).tolist()
     return largest, average
 
 
