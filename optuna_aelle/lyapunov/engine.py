@@ -166,7 +166,6 @@ def lyapunov_spectra(
         target_stderr=target_stderr,
         window=window,
     )
-    recurrents = [find_recurrent(model) for model in models]
     of_model = [inputs] * len(models) if isinstance(inputs, Inputs) else list(inputs)
     if len(of_model) != len(models):
         raise ValueError(
@@ -174,12 +173,18 @@ def lyapunov_spectra(
             f"{len(of_model)}."
         )
     groups: dict[tuple[object, ...], list[int]] = {}
+    recurrents: list[nn.Module | StepModel] = []
     sequences: list[Sequences] = []
-    for i, (recurrent, given) in enumerate(zip(recurrents, of_model, strict=True)):
-        # The same inputs, read the same way, are the same sequences.
-        sequences.append(read_inputs(recurrent, given, lengths, warmup))
-        values, ends = sequences[-1]
-        key = (signature(recurrent), tuple(values.shape), values.dtype, ends)
+    for i, (model, given) in enumerate(zip(models, of_model, strict=True)):
+        try:
+            recurrents.append(find_recurrent(model))
+            sequences.append(read_inputs(recurrents[i], given, lengths, warmup))
+        except (TypeError, ValueError) as error:
+            if len(models) == 1:
+                raise
+            raise type(error)(f"models[{i}]: {error}") from error
+        values, ends = sequences[i]
+        key = (signature(recurrents[i]), tuple(values.shape), values.dtype, ends)
         groups.setdefault(key, []).append(i)
     spectra: dict[int, LyapunovSpectrum] = {}
     for members in groups.values():

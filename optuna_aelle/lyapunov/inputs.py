@@ -12,10 +12,10 @@ from torch import Tensor
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.nn.utils.rnn import pad_packed_sequence
-from torch.utils import _pytree as pytree
 
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.models import StepModel
+from optuna_aelle.lyapunov.models import flatten_state
 
 Inputs = Tensor | PackedSequence
 
@@ -44,7 +44,7 @@ def device_of(recurrent: nn.Module | StepModel, inputs: Inputs) -> torch.device:
         device = next(recurrent.parameters()).device
     if device.type != "mps":
         return device
-    if isinstance(recurrent, StepModel):
+    if isinstance(recurrent, StepModel) and recurrent.dtype is None:
         raise ValueError(
             f"Expected a step function on a device with float64, got {device}. The tail of a "
             "spectrum is lost in float32: move the model and its inputs to the CPU."
@@ -151,7 +151,7 @@ def split_state(
     """
     if initial_state is None:
         return [None] * len(part_sizes)
-    parts = [part.detach().to(device) for part in pytree.tree_flatten(initial_state)[0]]
+    parts = [part.detach().to(device) for part in flatten_state(initial_state)[0]]
     parts = [part if part.dim() == 3 else part.reshape(1, -1, part.shape[-1]) for part in parts]
     expected = [(len(part_sizes), batch, size) for size in part_sizes[0]]
     came = [tuple(part.shape) for part in parts]

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,24 +23,36 @@ from torch import Tensor
 _MANY_SYSTEMS = 48
 
 
-def lu_factors(frame: Tensor) -> tuple[Tensor, Tensor]:
-    """Factor the transposes of ``frame (S, k, N)``, which is overwritten.
+class LUFactors(NamedTuple):
+    """Z = P L U of a frame's transposes.
 
-    Returns:
-        L and U in one, transposed as the frame is, ``(S, k, N)``; and ``(S, N)`` which row of
-        P L each row of L is.
+    Attributes:
+        packed_t: L and U in one, transposed as the frame is, ``(S, k, N)``.
+        rows: ``(S, N)`` which row of P L each row of L is.
+        spare: Memory of the frame's shape that is free to be written to.
     """
+
+    packed_t: Tensor
+    rows: Tensor
+    spare: Tensor
+
+
+def lu_factors(frame: Tensor) -> LUFactors:
+    """Factor the transposes of ``frame (S, k, N)``, whose memory may be used for the result."""
     if frame.device.type != "cpu":
         factors, pivots, _ = torch.linalg.lu_factor_ex(frame.mT, check_errors=False)
         permutation, _, _ = torch.lu_unpack(factors, pivots, unpack_data=False)
-        return factors.mT, permutation.argmax(dim=-2)
+        return LUFactors(factors.mT, permutation.argmax(dim=-2), spare=frame)
     getrf = _scipy_getrf().get(frame.dtype) if torch.get_num_threads() == 1 else None
     if getrf is None:
         factors, pivots, _ = torch.linalg.lu_factor_ex(frame.mT, check_errors=False)
-        return factors.mT, _row_order(pivots.numpy() - 1, frame.shape[-1])
-    # A row-major (k, N) is LAPACK's (N, k): factored where it lies.
-    swaps = [getrf(system.T, overwrite_a=1)[1] for system in frame.numpy()]
-    return frame, _row_order(np.stack(swaps), frame.shape[-1])
+        rows = _row_order(pivots.numpy() - 1, frame.shape[-1])
+        return LUFactors(factors.mT, rows, spare=frame)
+    # A row-major (k, N) is LAPACK's (N, k), which is factored where it lies.
+    packed_t = frame.contiguous()
+    swaps = [getrf(system.T, overwrite_a=1)[1] for system in packed_t.numpy()]
+    rows = _row_order(np.stack(swaps), frame.shape[-1])
+    return LUFactors(packed_t, rows, spare=torch.empty_like(packed_t))
 
 
 def single_threaded() -> AbstractContextManager[Any]:

@@ -75,7 +75,7 @@ def from_step(
         input_size: D; 0 for an autonomous map, whose inputs are ``torch.zeros(T, B, 0)``.
         batch_first: Whether inputs come as ``(B, T, D)`` instead of ``(T, B, D)``.
     """
-    sizes, structure = pytree.tree_flatten(state_size)
+    sizes, structure = flatten_state(state_size)
     if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(
             f"state_size must be at least 1, or a structure of such sizes, but got {state_size!r}."
@@ -85,16 +85,32 @@ def from_step(
 
     def flat_step(x: Tensor, h: Tensor) -> Tensor:
         state = pytree.tree_unflatten(list(torch.split(h, sizes, dim=-1)), structure)
-        parts, came = pytree.tree_flatten(step(x, state))
-        if came != structure or [p.shape for p in parts] != [(len(h), n) for n in sizes]:
+        parts, came = flatten_state(step(x, state))
+        shapes = [tuple(part.shape) for part in parts]
+        if came != structure or shapes != [(len(h), size) for size in sizes]:
             raise ValueError(
                 f"Expected the step function to return a state of the structure and sizes "
-                f"{state_size!r} (batch {len(h)}), got {pytree.tree_unflatten(parts, came)!r}."
+                f"{state_size!r} (batch {len(h)}), got "
+                f"{pytree.tree_unflatten(shapes, came)!r}."
             )
         return torch.cat(parts, dim=-1)
 
     whole = step if structure.is_leaf() else flat_step
     return StepModel(whole, sum(sizes), input_size, batch_first, tuple(sizes))
+
+
+def flatten_state(state: Any) -> tuple[list[Any], pytree.TreeSpec]:
+    """The leaves of a state and its structure; dicts by their names, not by their order."""
+    return pytree.tree_flatten(_sorted_by_name(state))
+
+
+def _sorted_by_name(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _sorted_by_name(state[name]) for name in sorted(state)}
+    if isinstance(state, tuple | list):
+        parts = [_sorted_by_name(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    return state
 
 
 def register_cell(
@@ -161,7 +177,10 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
     build = _registered.get(known_type(module))  # type: ignore[arg-type]
     if build is None:
         return module
-    return replace(build(copy.deepcopy(module).double()), dtype=torch.float64)
+    wide = copy.deepcopy(module)
+    if next(wide.parameters()).device.type == "mps":
+        wide = wide.cpu()
+    return replace(build(wide.double()), dtype=torch.float64)
 
 
 def _outermost(model: nn.Module, name: str = "") -> dict[str, nn.Module]:

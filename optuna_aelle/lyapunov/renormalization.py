@@ -32,25 +32,22 @@ def renormalize_qr(frame: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def renormalize_lu(frame: Tensor, lift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Overwrite ``frame (S, k, N)`` by P L; returns it with ln|diag U| ``(S, k)`` float64.
+    """Turn ``frame (S, k, N)`` into P L; returns it with ln|diag U| ``(S, k)`` float64.
 
     A dead direction gives a pivot of exactly 0, hence −inf, and a unit column in its place.
 
     Args:
-        frame: Tangent vectors.
+        frame: Tangent vectors; overwritten.
         lift: ``(S, N)`` what is to be added to the logarithm of a pivot for the row it is found
             in: the part of the row's scale that the numbers have no room for.
     """
-    factors_t, rows = lu_factors(frame)
-    log_diagonal = _log_diagonal(factors_t)
+    packed_t, rows, spare = lu_factors(frame)
+    log_diagonal = _log_diagonal(packed_t)
     if lift is not None:
         log_diagonal += lift.gather(1, rows[:, : frame.shape[1]])
-    lower_t = factors_t.triu_(diagonal=1)
+    lower_t = packed_t.triu_(diagonal=1)
     torch.diagonal(lower_t, dim1=-2, dim2=-1).fill_(1.0)
-    # Where the factors have memory of their own, the frame's is free: large frames fresh from the
-    # allocator cost more than the factorisation.
-    out = torch.empty_like(frame) if lower_t.data_ptr() == frame.data_ptr() else frame
-    return out.scatter_(-1, rows[:, None, :].expand_as(frame), lower_t), log_diagonal
+    return spare.scatter_(-1, rows[:, None, :].expand_as(frame), lower_t), log_diagonal
 
 
 def renormalize_cholesky(frame: Tensor) -> tuple[Tensor, Tensor]:

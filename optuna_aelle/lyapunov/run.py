@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ _MAX_INTERVAL = 8
 # How far directions may come apart between two renormalisations, in nats: the digits that are left
 # keep a growth to 1e-4 in float32 and to 1e-11 in float64.
 _MAX_SPREAD = {torch.float32: 8.0, torch.float64: 12.0}
+# What a direction may grow or shrink by in that time: products and pivots must not underflow.
+_MAX_GROWTH = {torch.float32: 30.0, torch.float64: 250.0}
 # Below this size a float64 frame costs next to nothing.
 _NARROW_FROM_SIZE = 64
 # A Gram matrix squares what directions differ by: at this spread five digits of float64 are left.
@@ -94,6 +97,7 @@ class LayerRun:
         self.interval = self.plan.interval or 1
         self._sums = self.frame.new_zeros(self.frame.shape[:2], dtype=torch.float64)
         self._ends = torch.tensor(self.plan.ends, device=self.frame.device)
+        self._unequal = min(self.plan.ends) < max(self.plan.ends)
         if self.plan.sum_rule:
             self.log_det = self._sums.new_zeros(len(self.frame))
         self._carry_block = GraphedBlocks() if self.frame.is_cuda else carry_block
@@ -104,6 +108,8 @@ class LayerRun:
     def advance(self, signal: Tensor) -> Tensor:
         """Run over ``signal (T, M, B, D)`` and return what the next layer reads."""
         trajectory = self.layer.unroll(self.layer.drive(signal), self.state)
+        if self._unequal:
+            trajectory = self._until_the_ends(trajectory)
         visible = self.layer.visible(trajectory.after)
         if not bool(torch.isfinite(visible).all()):
             raise FloatingPointError(
@@ -131,6 +137,17 @@ class LayerRun:
         self.state = tuple(part[-1] for part in trajectory.after)
         return visible
 
+    def _until_the_ends(self, trajectory: Trajectory) -> Trajectory:
+        """Zeros for what comes after the end of a sequence: it is no part of the computation."""
+        n_steps, *systems = trajectory.after[0].shape[:3]
+        steps = self._step + torch.arange(n_steps, device=self._ends.device)[:, None]
+        inside = (steps < self._ends).view(n_steps, *systems, 1)
+
+        def cut(parts: State) -> State:
+            return tuple(torch.where(inside, part, 0.0) for part in parts)
+
+        return Trajectory(*(cut(parts) for parts in trajectory))
+
     def _stops(self, n_steps: int) -> list[int]:
         """Where the products of a chunk end: at checkpoints, and with the chunk."""
         inner = {
@@ -142,27 +159,43 @@ class LayerRun:
 
     def _carry(self, coefficients: Sequence[Tensor]) -> None:
         """Carry the frame through a product, in the cheapest way that keeps enough digits."""
-        adaptive = self.plan.interval is None
         while True:
-            narrowed = [c.to(self.frame.dtype) for c in coefficients]
-            frame, logs = self._product(narrowed)
-            # The one moment at which the host waits for the device.
-            spread, rate = _spread(logs)
+            frame, logs = self._product([c.to(self.frame.dtype) for c in coefficients])
             steps = min(self.interval, len(coefficients[0]))
-            if self.method == "cholesky" and not spread <= _MAX_CHOLESKY_SPREAD:
-                self.method = "lu"
-            elif adaptive and steps > 1 and not spread <= _MAX_SPREAD[self.frame.dtype]:
-                self.interval = max(1, self.interval // 2)
-            elif not math.isfinite(spread) and self._may_widen():
-                self._set_dtype(torch.float64)
-            else:
+            # The one moment at which the host waits for the device.
+            seen = _observe(logs, steps)
+            if not self._takes_more_care(seen, steps):
                 break
-        if adaptive:
-            # Each further step adds the average rate to what was seen.
-            room = (_MAX_SPREAD[self.frame.dtype] - spread) / max(rate / steps, 1e-9)
-            self.interval = int(max(1.0, min(steps + room, _MAX_INTERVAL)))
+        if self.plan.interval is None:
+            spread, growth = _MAX_SPREAD[self.frame.dtype], _MAX_GROWTH[self.frame.dtype]
+            allowed = min(
+                steps + (spread - seen.spread) / max(seen.rate, 1e-9),
+                steps * growth / max(seen.growth, 1e-9),
+                1.0 if seen.died else _MAX_INTERVAL,
+            )
+            self.interval = max(1, int(allowed))
         self.frame = frame
         self._sums += logs.sum(dim=0)
+
+    def _takes_more_care(self, seen: _Seen, steps: int) -> bool:
+        """Whether a product lost too much and is to be done again, in the way that is now set."""
+        # Not <=, and not >: what was lost altogether is NaN.
+        if self.method == "cholesky" and not seen.spread <= _MAX_CHOLESKY_SPREAD:
+            self.method = "lu"
+            return True
+        if self.plan.interval is None and steps > 1:
+            within = seen.spread <= _MAX_SPREAD[self.frame.dtype]
+            if seen.died:
+                # Exact zeros of one step are mixed by the next, and small ones underflow.
+                self.interval = 1
+                return True
+            if not (within and seen.growth <= _MAX_GROWTH[self.frame.dtype]):
+                self.interval = max(1, self.interval // 2)
+                return True
+        if not math.isfinite(seen.spread) and self._may_widen():
+            self._set_dtype(torch.float64)
+            return True
+        return False
 
     def _carry_delicately(self, coefficients: Sequence[Tensor]) -> None:
         narrowed = [c.to(self.frame.dtype) for c in coefficients]
@@ -218,24 +251,37 @@ def _too_small_for_float32(coefficients: Sequence[Tensor]) -> bool:
     return bool(((rows > 0.0) & (rows < _NARROWEST_ROW)).any())
 
 
-def _spread(logs: Tensor) -> tuple[float, float]:
-    """How far the living directions of a system came apart between two renormalisations.
+class _Seen(NamedTuple):
+    """What a product did to directions between two renormalisations, in nats, at most.
 
-    Args:
-        logs: ``(n, S, k)`` growths.
-
-    Returns:
-        The most that was seen, NaN if a frame was lost; and the most on average over the product,
-        which is what a longer interval would add: without bound if a direction died, for which
-        exact zeros must not be mixed.
+    Attributes:
+        spread: How far the living directions of a system came apart; NaN if a frame was lost.
+        rate: What each further step adds to that on average.
+        growth: By how much any one of them grew or shrank.
+        died: Whether there was one that vanished.
     """
+
+    spread: float
+    rate: float
+    growth: float
+    died: bool
+
+
+def _observe(logs: Tensor, steps: int) -> _Seen:
+    """What ``logs (n, S, k)``, the growths in ``steps`` steps each, say about a product."""
     dead = torch.isneginf(logs)
-    seen = _range(logs, dead).max()
+    living = logs.masked_fill(dead, 0.0)
     counts = (~dead).sum(dim=0)
-    averages = logs.masked_fill(dead, 0.0).sum(dim=0) / counts.clamp_min(1)
-    rate = _range(averages, counts == 0).max().masked_fill(dead.any(), torch.inf)
-    largest, average = torch.stack([seen, rate]).tolist()
-    return largest, average
+    averages = living.sum(dim=0) / counts.clamp_min(1)
+    spread, rate, growth, died = torch.stack(
+        [
+            _range(logs, dead).max(),
+            _range(averages, counts == 0).max() / steps,
+            living.abs().max(),
+            dead.any().double(),
+        ]
+    ).tolist()
+    return _Seen(spread, rate, growth, bool(died))
 
 
 def _range(logs: Tensor, dead: Tensor) -> Tensor:

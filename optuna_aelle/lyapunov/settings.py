@@ -39,8 +39,8 @@ class Settings:
         _one_of("state", self.state, ("full", "hidden"))
         _one_of("layers", self.layers, ("union", "coupled"))
         _one_of("direction", self.direction, (None, "forward", "backward"))
-        if self.interval != "auto" and self.interval < 1:
-            raise ValueError(f"interval must be 'auto' or at least 1, but got {self.interval}.")
+        if self.interval != "auto" and (type(self.interval) is not int or self.interval < 1):
+            raise ValueError(f"interval must be 'auto' or at least 1, but got {self.interval!r}.")
         if self.dtype != "auto" and self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"dtype must be a floating dtype, torch.float32 or torch.float64, or 'auto', but "

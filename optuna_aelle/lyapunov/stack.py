@@ -163,6 +163,11 @@ def run_stack(
         raise ValueError(
             "target_stderr is a standard error over sequences: expected at least 2, got 1."
         )
+    if settings.target_stderr and stack.others and len(stack.layers) > 1:
+        raise ValueError(
+            "target_stderr cannot stop a bidirectional stack early: its upper layers read the "
+            "whole sequence of both directions below. Pass target_stderr=None."
+        )
     if settings.window and settings.window > max(lengths) - warmup:
         raise ValueError(
             f"window must be at most the {max(lengths) - warmup} steps after the warm-up, but got "
@@ -210,14 +215,15 @@ def run_stack(
 def _checkpoints(n_steps: int, settings: Settings) -> list[int]:
     """Steps at which running means are recorded; the last step is one of them."""
     measured = n_steps - settings.warmup
-    if settings.window:
-        spaced = range(settings.warmup + settings.window, n_steps + 1, settings.window)
-    elif settings.target_stderr:
-        spaced = range(_CHUNK * (settings.warmup // _CHUNK + 1), n_steps + 1, _CHUNK)
-    else:
+    if not (settings.window or settings.target_stderr):
         count = min(max(measured // _MIN_STRETCH, 1), _MAX_CHECKPOINTS)
         return [settings.warmup + round(measured * (i + 1) / count) for i in range(count)]
-    return sorted({*spaced, n_steps})
+    steps = {n_steps}
+    if settings.window:
+        steps |= {*range(settings.warmup + settings.window, n_steps, settings.window)}
+    if settings.target_stderr:
+        steps |= {*range(_CHUNK * (settings.warmup // _CHUNK + 1), n_steps, _CHUNK)}
+    return sorted(steps)
 
 
 def _advance(
@@ -275,8 +281,9 @@ def _is_reached(runs: Sequence[LayerRun], step: int, n_models: int, settings: Se
     sums = torch.cat([run.record[step] for run in runs], dim=1)
     exponents = (sums / (step - settings.warmup)).view(n_models, -1, sums.shape[1])
     errors = exponents.std(dim=1) / math.sqrt(exponents.shape[1])
-    known = torch.isfinite(exponents).all(dim=1)
-    return bool((errors[known] <= settings.target_stderr).all())
+    # A direction that is dead for all sequences has no error; for some, none that is known.
+    dead = torch.isneginf(exponents).all(dim=1)
+    return bool((dead | (errors <= settings.target_stderr)).all())
 
 
 def _collect(

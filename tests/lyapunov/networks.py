@@ -78,7 +78,7 @@ def own_step(network: Any, x: Tensor, flat: Tensor) -> Tensor:
     """One step of the module's own forward: ``x (B, D)`` and a flat state ``(B, N)``."""
     parts = tuple(part[None] for part in torch.split(flat, part_sizes(network), dim=-1))
     _, final = network(x[None], parts if len(parts) > 1 else parts[0])
-    return torch.cat(final, dim=-1)[0] if isinstance(final, tuple) else final[0]  # type: ignore[no-any-return]
+    return torch.cat(final, dim=-1)[0] if isinstance(final, tuple) else final[0]
 
 
 def own_states(network: Any, inputs: Tensor, start: Tensor | None = None) -> Tensor:

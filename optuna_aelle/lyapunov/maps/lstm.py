@@ -160,7 +160,9 @@ class LSTMMap(_LSTMMap):
         log_output = self._log_output(trajectory)
         signs = torch.sign(trajectory.after[1])
         forget = log_forget.clamp_min(_LOG_FLOOR)
-        output = torch.where(log_output.isneginf(), log_output, log_output.clamp_min(_LOG_FLOOR))
+        # c' = 0 exactly is a dead row, which nothing may lift.
+        output = log_output.clamp_min(_LOG_FLOOR).where(~log_output.isneginf(), log_output)
+        output_lift = (log_output - output).nan_to_num(nan=0.0)
         none = torch.zeros_like(forget)
         return (
             d_i,
@@ -170,7 +172,7 @@ class LSTMMap(_LSTMMap):
             forget.exp(),
             _cell_slope(trajectory.before),
             torch.cat([none, log_forget - forget], dim=-1),
-            torch.cat([torch.nan_to_num(log_output - output, nan=0.0), none], dim=-1),
+            torch.cat([output_lift, none], dim=-1),
         )
 
     def delicate_tangent(self, coefficients: State, frame: Tensor) -> tuple[Tensor, Tensor]:

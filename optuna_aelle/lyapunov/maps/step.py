@@ -75,7 +75,7 @@ class StepMap(RecurrentMap):
             return pushed
 
         result: Tensor = torch.func.vmap(along, in_dims=1, out_dims=1)(frame)
-        return result
+        return result.contiguous()
 
 
 def coupled(layers: Sequence[RecurrentMap]) -> StepMap:
