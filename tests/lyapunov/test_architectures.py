@@ -190,7 +190,8 @@ def test_modrelu_below_its_threshold_is_dead() -> None:
     assert spectrum.sum_rule_residual == 0.0
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(list(ARCHITECTURES)),
     size=st.integers(1, 9),
