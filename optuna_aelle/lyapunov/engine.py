@@ -91,8 +91,9 @@ def lyapunov_spectrum(
             differentiated by `torch.func`: slower.
         direction: Needed for a bidirectional module: which of its two systems.
         dtype: Dtype of the tangent vectors; the state runs in float64 (for a step function: in the
-            dtype of the inputs). ``"auto"`` is float32 where that keeps exponents within 1e-4 and
-            float64 for two-part states, step functions, and derivatives too small for float32.
+            dtype of the inputs). ``"auto"`` is float32 where that keeps exponents within 1e-4 as
+            a rule, and float64 for small states, step functions, derivatives too small for
+            float32, and for two-part states unless k is at most a quarter of N.
         target_stderr: Stop as soon as the standard error over the sequences is at most this for
             every exponent, nats per step; ``inputs`` are then the most that is read.
         window: Also record the exponents of each window of this many steps.

@@ -88,7 +88,8 @@ class LayerRun:
     method: str = "lu"
 
     def __post_init__(self) -> None:
-        narrow = self.layer.narrow and self.layer.state_size >= _NARROW_FROM_SIZE
+        _, k, size = self.frame.shape
+        narrow = size >= _NARROW_FROM_SIZE and k <= self.layer.narrow_share * size
         self._set_dtype(self.plan.frame_dtype or (torch.float32 if narrow else torch.float64))
         self.frame = self.layer.to_working(self.state, self.frame)
         self.method = self.plan.method
@@ -118,10 +119,12 @@ class LayerRun:
                 "weights down."
             )
         self._add_log_det(trajectory)
-        delicate = None if self.method == "qr" else self.layer.delicate(trajectory)
+        delicate = None
+        if self.method != "qr" and self.plan.frame_dtype != torch.float32:
+            delicate = self.layer.delicate(trajectory)
         linearized = self.layer.linearize(trajectory) if delicate is None else delicate
         coefficients = [c.flatten(1, 2) for c in linearized]
-        if self._may_widen() and _too_small_for_float32(coefficients):
+        if self._may_widen() and (delicate is not None or _too_small_for_float32(coefficients)):
             self._set_dtype(torch.float64)
         start = 0
         for stop in self._stops(len(visible)):

@@ -101,12 +101,13 @@ class RecurrentMap(ABC):
 
     Attributes:
         part_sizes: The sizes of the tensors that an initial state consists of: (H, H) for an LSTM.
-        narrow: Whether a float32 frame is accurate enough, unless it underflows.
+        narrow_share: The leading share of the exponents for which a float32 frame is accurate
+            enough, unless it underflows.
         dtype: Dtype of the state.
     """
 
     part_sizes: tuple[int, ...]
-    narrow: bool = True
+    narrow_share: float = 1.0
     dtype: torch.dtype = torch.float64
     device: torch.device
 

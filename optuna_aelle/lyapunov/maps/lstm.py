@@ -118,7 +118,7 @@ class LSTMMap(_LSTMMap):
     is never computed. A projection mixes the hidden units, so that there (h, c) stay as they are.
     """
 
-    narrow = False
+    narrow_share = 0.25
 
     def __init__(self, parameters: Parameters) -> None:
         super().__init__(parameters)

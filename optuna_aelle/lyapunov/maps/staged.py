@@ -24,7 +24,7 @@ from optuna_aelle.lyapunov.maps.mixed import mix
 class CoRNNMap(RecurrentMap):
     """z' = z + Δt (tanh(W y + V z + a) − γ y − ε z), y' = y + Δt z'; the state is (y, z)."""
 
-    narrow = False
+    narrow_share = 0.25
 
     def __init__(self, parameters: Parameters) -> None:
         cell = parameters.first
@@ -66,7 +66,7 @@ class LEMMap(RecurrentMap):
     s = Δt σ(W_1 y + a_1), r = Δt σ(W_2 y + a_2); the state is (y, z).
     """
 
-    narrow = False
+    narrow_share = 0.25
 
     def __init__(self, parameters: Parameters) -> None:
         assert isinstance(parameters.first, cells.LEM)

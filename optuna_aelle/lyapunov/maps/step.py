@@ -21,7 +21,7 @@ _DENSE_STATE_SIZE = 64
 class StepMap(RecurrentMap):
     """A step function ``(x (B, D), h (B, N)) -> h (B, N)``, one network at a time."""
 
-    narrow = False
+    narrow_share = 0.0
 
     def __init__(
         self, step: StepFunction, state_size: int, dtype: torch.dtype, device: torch.device
