@@ -164,14 +164,37 @@ class AeLLEPruner(BasePruner):
             return True
         reason: str | None
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
-        if self._wrapped.prune(study, trial):
+        if self._wrapped_prunes(study, trial):
             reason = f"{_moment(trial)}: {type(self._wrapped).__name__}"
         else:
             reason = self._predicted_reason(study, trial, notes)
-        if reason is None or self._is_calibration(trial) or _only_failures_before(study, trial):
+        if reason is None or self._is_calibration(trial) or self._must_keep(study, trial):
             return False
         self._write(study, trial, {PRUNE_REASON_KEY: reason})
         return True
+
+    def _wrapped_prunes(self, study: Study, trial: FrozenTrial) -> bool:
+        try:
+            return self._wrapped.prune(study, trial)
+        except Exception as error:  # an overnight study must go on, whatever is wrong there
+            warn_once(
+                f"wrapped pruner failed:{type(error).__name__}",
+                f"{type(self._wrapped).__name__} failed on trial {trial.number} "
+                f"({type(error).__name__}: {error}) and abstains.",
+            )
+            return False
+
+    def _must_keep(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether nothing but failures came before, or nobody can tell."""
+        try:
+            return _only_failures_before(study, trial)
+        except Exception as error:  # a storage hiccup
+            warn_once(
+                f"trials unreadable:{type(error).__name__}",
+                f"The trials before {trial.number} could not be read ({type(error).__name__}: "
+                f"{error}); it is kept.",
+            )
+            return True
 
     def _is_calibration(self, trial: FrozenTrial) -> bool:
         interval = self._calibration_interval

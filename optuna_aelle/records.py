@@ -132,7 +132,7 @@ def report_spectrum(trial: optuna.Trial, spectrum: Any, step: int) -> None:
         return
     if step in dict(_own_payloads(trial)):
         warn_once(
-            f"reported twice:{trial.study.study_name}",
+            f"reported twice:{getattr(getattr(trial, 'study', None), 'study_name', '')}",
             f"Trial {trial.number} already has a spectrum for step {step}; the new one is "
             "ignored. Report each step once.",
         )
@@ -188,8 +188,10 @@ def _failed_attempts(trial: FrozenTrial | optuna.Trial) -> set[int]:
     # A live Trial of Optuna 5 has no system_attrs of its own: ask the storage.
     if isinstance(trial, FrozenTrial):
         system = trial.system_attrs
-    else:
+    elif isinstance(trial, optuna.Trial):
         system = trial.study._storage.get_trial(trial._trial_id).system_attrs
+    else:  # an `optuna.trial.FixedTrial`, which belongs to no study
+        return set()
     first = [system["failed_trial"]] if "failed_trial" in system else []
     return {*first, *system.get("retry_history", [])}
 

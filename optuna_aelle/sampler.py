@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -197,8 +197,7 @@ class _Draw:
         space: dict[str, BaseDistribution],
     ) -> None:
         storage = _DeferredWrites(study._storage)
-        watched = copy.copy(study)
-        watched._storage = storage  # type: ignore[assignment]
+        watched = cast(Study, _WatchedStudy(study, storage))
         self.params = base.sample_relative(watched, trial, space)
         if not self.params:
             self.params = {
@@ -206,6 +205,17 @@ class _Draw:
                 for name, distribution in sorted(space.items())
             }
         self.written = storage.written
+
+
+class _WatchedStudy:
+    """A study whose writes go elsewhere; what Hyperband hands to samplers cannot be copied."""
+
+    def __init__(self, study: Study, storage: _DeferredWrites) -> None:
+        self._watched = study
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._watched, name)
 
 
 class _DeferredWrites:

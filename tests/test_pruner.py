@@ -278,3 +278,27 @@ def test_warmup_keeps_predictions_back() -> None:
 def test_schedules() -> None:
     assert [n for n in range(1, 40) if _is_rung(n)] == [4, 6, 8, 12, 16, 24, 32]
     assert [_scheduled(n, 12) for n in (11, 12, 14, 15, 19, 23, 24)] == [0, 12, 12, 15, 19, 19, 24]
+
+
+def test_a_wrapped_pruner_that_fails_abstains() -> None:
+    class Broken(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            raise RuntimeError("a race of its own")
+
+    study = study_with(AeLLEPruner(Broken()))
+    with pytest.warns(AeLLEWarning, match="Broken failed on trial .*race of its own.*abstains"):
+        run_synthetic(study, 3)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+
+
+def test_what_cannot_be_read_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_with(AeLLEPruner(sha()))
+    run_synthetic(study, 10)
+
+    def hiccup(*_: Any) -> bool:
+        raise optuna.exceptions.StorageInternalError("database is locked")
+
+    monkeypatch.setattr("optuna_aelle.pruner._only_failures_before", hiccup)
+    with pytest.warns(AeLLEWarning, match="could not be read .*locked.* it is kept"):
+        run_synthetic(study, 20)
+    assert all(trial.state == TrialState.COMPLETE for trial in study.trials[10:])

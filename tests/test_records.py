@@ -187,3 +187,18 @@ def test_predictions_round_trip(storage: BaseStorage) -> None:
     for key, value in encode_prediction(prediction, -1).items():
         trial.set_user_attr(key, value)
     assert decode_predictions(study.trials[0]) == {-1: prediction}
+
+
+def test_an_objective_can_be_evaluated_again_outside_of_a_study() -> None:
+    """With `study.best_trial` or a `FixedTrial`, as Optuna's tutorial does."""
+
+    def objective(trial: Any) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        report_spectrum(trial, -np.arange(1.0, 9.0), -1)
+        return float(x)
+
+    study = optuna.create_study()
+    study.optimize(objective, n_trials=2)
+    assert objective(optuna.trial.FixedTrial({"x": 0.5})) == 0.5
+    with pytest.warns(AeLLEWarning, match="already has a spectrum"):
+        assert objective(study.best_trial) == study.best_value

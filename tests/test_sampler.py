@@ -135,3 +135,31 @@ def test_overhead_is_counted() -> None:
 def test_bad_settings(arguments: Any, options: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         AeLLESampler(*arguments, **options)
+
+
+def test_ranking_works_under_hyperband() -> None:
+    """Hyperband hands samplers a study of its own kind, which cannot be copied."""
+    n_spectra = 0
+
+    def counted(params: dict[str, Any]) -> np.ndarray:
+        nonlocal n_spectra
+        n_spectra += 1
+        return spectrum_fn(params)
+
+    def train(trial: optuna.Trial) -> float:
+        params = {name: trial.suggest_float(name, 0.0, 1.0) for name in "ab"}
+        report_spectrum(trial, spectrum_fn(params), -1)
+        for step in range(9):
+            trial.report(1.0 - quality(params) + 1.0 / (step + 1), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 1.0 - quality(params)
+
+    study = optuna.create_study(
+        study_name="hyperband",
+        sampler=AeLLESampler(counted, seed=0),
+        pruner=optuna.pruners.HyperbandPruner(1, 9, 3),
+    )
+    study.optimize(train, n_trials=40)
+    assert n_spectra > 0
+    assert len(study.trials) == 40

@@ -95,7 +95,8 @@ class LayerRun:
         self.method = self.plan.method
         if self.method == "auto":
             self.method = fastest_method(self.frame)
-        self.interval = self.plan.interval or 1
+        # Leading directions part slowly: worth trying two steps at once from the start.
+        self.interval = self.plan.interval or (2 if 2 * k <= size else 1)
         self._sums = self.frame.new_zeros(self.frame.shape[:2], dtype=torch.float64)
         self._ends = torch.tensor(self.plan.ends, device=self.frame.device)
         self._unequal = min(self.plan.ends) < max(self.plan.ends)
