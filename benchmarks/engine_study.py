@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -101,16 +102,17 @@ def memory(setting: Setting) -> Row:
 
     There glibc gives freed memory back at once: what is measured is use, not its stock.
     """
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"
     size, batch = (16, 2) if setting.quick else (128, 8)
     lengths = (100, 400) if setting.quick else (200, 2000, 4000)
     exponents = (32,) if setting.quick else (32, 2 * size)
     rows = []
     for n_steps, k in tqdm([(t, k) for k in exponents for t in lengths], desc="memory"):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        with (
+            patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="1000000"),
+            ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
+        ):
             run = process.submit(measure_memory, str(setting.device), size, batch, n_steps, k)
             rows.append(run.result())
-    del os.environ["MALLOC_MMAP_THRESHOLD_"]
     return {"architecture": "LSTM full", "rows": rows}
 
 

@@ -8,8 +8,10 @@ as it is.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -42,26 +44,44 @@ class GraphedBlocks:
 
     def __init__(self) -> None:
         self._graphs: dict[tuple[object, ...], _Graph | None] = {}
+        self._seen: set[tuple[object, ...]] = set()
 
     def __call__(
         self, layer: RecurrentMap, frame: Tensor, coefficients: Sequence[Tensor], method: str
     ) -> tuple[Tensor, Tensor]:
         key = (len(coefficients[0]), method, frame.dtype)
-        if key not in self._graphs:
+        if key not in self._seen:
             # The first time loads libraries, which a recording must not.
-            self._graphs[key] = None
-            result = carry_block(layer, frame, coefficients, method)
+            self._seen.add(key)
+            return carry_block(layer, frame, coefficients, method)
+        # One recording at a time in a process; who finds another one at it runs eagerly.
+        if key not in self._graphs and _recording.acquire(blocking=False):
             try:
-                self._graphs[key] = _Graph(layer, frame, coefficients, method)
-            except RuntimeError as error:
-                warnings.warn(
-                    f"No CUDA graph of this block, it runs eagerly: {error}", stacklevel=2
-                )
-            return result
-        graph = self._graphs[key]
+                self._graphs[key] = _record(layer, frame, coefficients, method)
+            finally:
+                _recording.release()
+        graph = self._graphs.get(key)
         if graph is None:
             return carry_block(layer, frame, coefficients, method)
         return graph.replay(frame, coefficients)
+
+
+_recording = threading.Lock()
+
+
+def _record(
+    layer: RecurrentMap, frame: Tensor, coefficients: Sequence[Tensor], method: str
+) -> _Graph | None:
+    stream = torch.cuda.current_stream(frame.device) if frame.is_cuda else None
+    try:
+        with torch.cuda.device(frame.device) if frame.is_cuda else nullcontext():
+            return _Graph(layer, frame, coefficients, method)
+    except RuntimeError as error:
+        # A recording that breaks off leaves its own stream behind as the current one.
+        if stream is not None:
+            torch.cuda.set_stream(stream)
+        warnings.warn(f"No CUDA graph of this block, it runs eagerly: {error}", stacklevel=4)
+        return None
 
 
 class _Graph:
@@ -73,7 +93,8 @@ class _Graph:
         self._frame = frame.clone()
         self._coefficients = [c.clone() for c in coefficients]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads may go on training: only this one must not allocate meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = carry_block(layer, self._frame, self._coefficients, method)
 
     def replay(self, frame: Tensor, coefficients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,6 @@ from torch import nn
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.lyapunov.inputs import Inputs
 from optuna_aelle.lyapunov.inputs import Sequences
-from optuna_aelle.lyapunov.inputs import batch_axis
 from optuna_aelle.lyapunov.inputs import device_of
 from optuna_aelle.lyapunov.inputs import read_inputs
 from optuna_aelle.lyapunov.maps.base import StateKind
@@ -207,10 +206,11 @@ def lyapunov_spectra(
 
 def spectral_fingerprint(
     model: nn.Module | StepModel,
-    inputs: Tensor,
+    inputs: Inputs,
     k: int = FINGERPRINT_LENGTH,
     *,
     state: StateKind = "full",
+    direction: Direction | None = None,
 ) -> LyapunovSpectrum:
     """The cheap setting used inside a study: at most 4 sequences of 64 steps, k leading exponents.
 
@@ -222,18 +222,21 @@ def spectral_fingerprint(
         inputs: As in `lyapunov_spectrum`; the first sequences and steps are used.
         k: At most this many exponents (fewer if the state is smaller).
         state: As in `lyapunov_spectrum`.
+        direction: As in `lyapunov_spectrum`.
     """
     recurrent = find_recurrent(model)
-    sequence = inputs.unsqueeze(batch_axis(recurrent)) if inputs.dim() == 2 else inputs
-    time_axis = 1 - batch_axis(recurrent)
-    n_steps = min(_FINGERPRINT_STEPS, sequence.shape[time_axis])
-    sequence = sequence.narrow(time_axis, 0, n_steps)
-    batch = min(_FINGERPRINT_SEQUENCES, sequence.shape[1 - time_axis])
-    sequence = sequence.narrow(1 - time_axis, 0, batch)
-    warmup = min(_FINGERPRINT_WARMUP, n_steps // 4)
-    settings = Settings(k=k, clip_k=True, warmup=warmup, state=state)
-    sequences = [read_inputs(recurrent, sequence, None, warmup)]
-    return _spectra_of_equals([recurrent], sequences, [sequence], settings)[0]
+    values, lengths = read_inputs(recurrent, inputs, None, warmup=0)
+    batch = min(_FINGERPRINT_SEQUENCES, len(lengths))
+    n_steps = min(_FINGERPRINT_STEPS, *lengths[:batch])
+    settings = Settings(
+        k=k,
+        clip_k=True,
+        warmup=min(_FINGERPRINT_WARMUP, n_steps // 4),
+        state=state,
+        direction=direction,
+    )
+    probe = Sequences(values[:n_steps, :batch], (n_steps,) * batch)
+    return _spectra_of_equals([recurrent], [probe], [inputs], settings)[0]
 
 
 def _split(

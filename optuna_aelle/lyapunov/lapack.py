@@ -8,9 +8,8 @@ shares the work.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from contextlib import nullcontext
 from functools import cache
 from typing import Any
 from typing import NamedTuple
@@ -55,10 +54,34 @@ def lu_factors(frame: Tensor) -> LUFactors:
     return LUFactors(packed_t, rows, spare=torch.empty_like(packed_t))
 
 
-def single_threaded() -> AbstractContextManager[Any]:
-    """Keep SciPy's LAPACK to the thread that calls it: its own pool would fight PyTorch's."""
-    controller = _scipy_threads()
-    return nullcontext() if controller is None else controller.limit(limits=1)
+class _SingleThreaded:
+    """Keep SciPy's LAPACK to the thread that calls it: its own pool would fight PyTorch's.
+
+    The limit is one of the whole process: the first spectrum that is under way sets it, the last
+    one lifts it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            controller = _scipy_threads() if self._users == 1 else None
+            if controller is not None:
+                self._limits = controller.limit(limits=1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._limits is not None:
+                self._limits.restore_original_limits()
+                self._limits = None
+
+
+single_threaded = _SingleThreaded()
 
 
 @cache

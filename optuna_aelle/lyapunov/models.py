@@ -174,11 +174,18 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
         )
     module = next(iter(found.values()))
     check_parameters(module)
-    build = _registered.get(known_type(module))  # type: ignore[arg-type]
+    known = known_type(module)
+    build = _registered.get(known)  # type: ignore[arg-type]
     if build is None:
+        if type(module).forward is not known.forward:  # type: ignore[union-attr]
+            raise ValueError(
+                f"Expected the forward of torch's or this package's own class, but "
+                f"{type(module).__name__} brings another one along: its Jacobian is not known. "
+                "Call optuna_aelle.lyapunov.register_cell for it, or pass from_step(...)."
+            )
         return module
     wide = copy.deepcopy(module)
-    if next(wide.parameters()).device.type == "mps":
+    if any(tensor.device.type == "mps" for tensor in (*wide.parameters(), *wide.buffers())):
         wide = wide.cpu()
     return replace(build(wide.double()), dtype=torch.float64)
 

@@ -90,6 +90,8 @@ class LayerRun:
     def __post_init__(self) -> None:
         _, k, size = self.frame.shape
         narrow = size >= _NARROW_FROM_SIZE and k <= self.layer.narrow_share * size
+        # TF32 keeps ten bits, which is unfit for the tail of a spectrum.
+        narrow &= not (self.frame.is_cuda and torch.backends.cuda.matmul.allow_tf32)
         self._set_dtype(self.plan.frame_dtype or (torch.float32 if narrow else torch.float64))
         self.frame = self.layer.to_working(self.state, self.frame)
         self.method = self.plan.method
@@ -102,6 +104,7 @@ class LayerRun:
         self._unequal = min(self.plan.ends) < max(self.plan.ends)
         if self.plan.sum_rule:
             self.log_det = self._sums.new_zeros(len(self.frame))
+        self._rows_vanish = False
         self._carry_block = GraphedBlocks() if self.frame.is_cuda else carry_block
         self._step = 0
         if self.plan.warmup == 0:
@@ -125,8 +128,12 @@ class LayerRun:
             delicate = self.layer.delicate(trajectory)
         linearized = self.layer.linearize(trajectory) if delicate is None else delicate
         coefficients = [c.flatten(1, 2) for c in linearized]
-        if self._may_widen() and (delicate is not None or _too_small_for_float32(coefficients)):
-            self._set_dtype(torch.float64)
+        if self._may_widen():
+            rows = torch.stack([c.abs() for c in coefficients]).amax(dim=0)
+            self._rows_vanish = bool((rows == 0.0).any())
+            underflows = bool(((rows > 0.0) & (rows < _NARROWEST_ROW)).any())
+            if delicate is not None or underflows:
+                self._set_dtype(torch.float64)
         start = 0
         for stop in self._stops(len(visible)):
             product = [c[start:stop] for c in coefficients]
@@ -166,7 +173,7 @@ class LayerRun:
         while True:
             frame, logs = self._product([c.to(self.frame.dtype) for c in coefficients])
             steps = min(self.interval, len(coefficients[0]))
-            # The one moment at which the host waits for the device.
+            # The host waits for the device here, and once a chunk.
             seen = _observe(logs, steps)
             if not self._takes_more_care(seen, steps):
                 break
@@ -196,9 +203,17 @@ class LayerRun:
             if not (within and seen.growth <= _MAX_GROWTH[self.frame.dtype]):
                 self.interval = max(1, self.interval // 2)
                 return True
-        if not math.isfinite(seen.spread) and self._may_widen():
+        lost = not (math.isfinite(seen.spread) and math.isfinite(seen.growth))
+        # Where no row of J is zero, a direction dies of too few digits only.
+        if (lost or (seen.died and not self._rows_vanish)) and self._may_widen():
             self._set_dtype(torch.float64)
             return True
+        if lost:
+            raise FloatingPointError(
+                f"Expected tangent vectors that stay finite, but within {steps} step(s) they "
+                "overflowed or became NaN. Renormalise more often (interval='auto'), use "
+                "dtype=torch.float64, or check the derivative of the step function."
+            )
         return False
 
     def _carry_delicately(self, coefficients: Sequence[Tensor]) -> None:
@@ -247,12 +262,6 @@ class LayerRun:
     def _set_dtype(self, dtype: torch.dtype) -> None:
         self.frame = self.frame.to(dtype)
         self.layer.use_frame_dtype(dtype)
-
-
-def _too_small_for_float32(coefficients: Sequence[Tensor]) -> bool:
-    """Whether rows of J, all of whose coefficients are ``(T, S, H)``, would underflow."""
-    rows = torch.stack([c.abs() for c in coefficients]).amax(dim=0)
-    return bool(((rows > 0.0) & (rows < _NARROWEST_ROW)).any())
 
 
 class _Seen(NamedTuple):

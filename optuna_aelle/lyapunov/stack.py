@@ -194,7 +194,7 @@ def run_stack(
     ]
     if stack.backward:
         values = reverse(values, lengths)
-    with single_threaded():
+    with single_threaded:
         stopped = _advance(stack, runs, values, lengths, n_models, settings)
     lengths = tuple(min(end, stopped) for end in lengths)
     seconds = time.perf_counter() - started
@@ -319,7 +319,7 @@ def _collect(
         # A direction that died before a window is dead in it: −inf − −inf.
         windows = np.where(np.isnan(growth), -np.inf, growth)[:, :, order] / settings.window
     return LyapunovSpectrum(
-        exponents=-np.sort(-means[:, order], axis=1),
+        exponents=-np.sort(-means, axis=1)[:, :k],
         state_size=sum(run.layer.state_size for run in runs),
         n_steps=int(ends.max()) - settings.warmup,
         trace=np.stack([values.mean(axis=0) for values in trace]),

@@ -14,6 +14,7 @@ from torch import nn
 from optuna_aelle.lyapunov import blocks
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import run
+from optuna_aelle.lyapunov.models import build_layers
 
 METHODS = ["lu", "qr", "cholesky"]
 
@@ -49,7 +50,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedGraph]:
         self.layer, self.method = layer, method
         self._graph.owner = self
 
-    def recording(graph: ReplayedGraph) -> AbstractContextManager[None]:
+    def recording(graph: ReplayedGraph, **_: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
     prepare = run.LayerRun.__post_init__
@@ -83,7 +84,7 @@ def test_replayed_blocks_give_the_numbers_of_eager_ones(
 def test_a_recording_that_fails_warns_once_and_runs_eagerly(
     graphs: list[ReplayedGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(graph: ReplayedGraph) -> AbstractContextManager[None]:
+    def refuse(graph: ReplayedGraph, **_: Any) -> AbstractContextManager[None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
@@ -95,3 +96,18 @@ def test_a_recording_that_fails_warns_once_and_runs_eagerly(
     np.testing.assert_array_equal(
         spectrum.exponents, lyapunov_spectrum(network, inputs, interval=1).exponents
     )
+
+
+def test_memory_that_a_recording_writes_to_stays_where_it_is() -> None:
+    lstm = nn.LSTM(3, 4)
+    (layer,) = build_layers(
+        [lstm],
+        state="full",
+        reverse=False,
+        device=torch.device("cpu"),
+        input_dtype=torch.float64,
+    )
+    like = torch.zeros(1, dtype=torch.float64)
+    first = layer.scratch(2, 4, 8, like=like).data_ptr()
+    layer.scratch(2, 4, 4, like=like)
+    assert layer.scratch(2, 4, 8, like=like).data_ptr() == first

@@ -121,12 +121,15 @@ class RecurrentMap(ABC):
         """Keep the weights that `tangent` needs in the dtype of the frame."""
 
     def scratch(self, *shape: int, like: Tensor) -> Tensor:
-        """Memory of this shape for use within one `tangent`: the same at each call."""
-        memory: Tensor | None = getattr(self, "_memory", None)
-        if memory is None or memory.shape != shape or memory.dtype != like.dtype:
-            memory = torch.empty(shape, dtype=like.dtype, device=like.device)
-            self._memory = memory
-        return memory
+        """Memory of this shape for use within one `tangent`: the same at each call.
+
+        It stays where it is as long as the map lives: recorded CUDA graphs write to it.
+        """
+        memories: dict[object, Tensor] = self.__dict__.setdefault("_memories", {})
+        key = (shape, like.dtype)
+        if key not in memories:
+            memories[key] = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return memories[key]
 
     @abstractmethod
     def drive(self, inputs: Tensor) -> Tensor:
