@@ -36,7 +36,7 @@ from benchmarks.trainings import Trainings
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLESampler
 from optuna_aelle import report_spectrum
-from optuna_aelle.records import FIT_SECONDS_KEY
+from optuna_aelle.records import fit_seconds
 from studies.digits import Digits
 from studies.recall import Recall
 from studies.search import make_pruners
@@ -120,9 +120,7 @@ def run_arm(arm: Arm, trainings: Trainings, n_trials: int) -> Run:
     bests: list[float] = []
 
     def overhead() -> float:
-        fits = sum(
-            float(t.user_attrs.get(FIT_SECONDS_KEY, 0.0)) for t in study.get_trials(deepcopy=False)
-        )
+        fits = sum(fit_seconds(t) for t in study.get_trials(deepcopy=False))
         ranking = sampler.overhead_seconds if isinstance(sampler, AeLLESampler) else 0.0
         return (spectrum_seconds + fits + ranking) * second_epochs
 

@@ -19,13 +19,17 @@ from benchmarks.environment import RESULTS
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+# Arms that are not named here are drawn, too, in colours of matplotlib's.
 _COLORS = {
     "none": "#9e9e9e",
     "Median": "#8d6e63",
     "Hyperband": "#7e57c2",
     "SHA η=2": "#1e88e5",
     "SHA η=3": "#64b5f6",
+    "SHA η=4": "#0d47a1",
     "AeLLE": "#d81b60",
+    "AeLLE, no spectra": "#f48fb1",
+    "AeLLE over SHA η=4": "#880e4f",
     "TPE + SHA η=2": "#00897b",
     "AeLLE sampler + pruner": "#fb8c00",
 }
@@ -37,11 +41,13 @@ def draw(results: Path, figure: Path) -> None:
     data = json.loads(results.read_text())
     full = data["n_trials"] * data["n_epochs"]
     tasks = sorted({run["task"] for run in data["runs"]})
+    arms = list(dict.fromkeys(run["arm"] for run in data["runs"]))
+    colors = {arm: _COLORS.get(arm, f"C{i}") for i, arm in enumerate(arms)}
     grid = np.geomspace(data["n_epochs"], full, 200)
     fig, axes = plt.subplots(1, len(tasks), figsize=(6.2 * len(tasks), 4.6), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
         label, from_accuracy = _METRICS[task]
-        for arm, color in _COLORS.items():
+        for arm, color in colors.items():
             runs = [r for r in data["runs"] if r["task"] == task and r["arm"] == arm]
             if not runs:
                 continue

@@ -9,9 +9,11 @@ see them, so that the regression cannot be fooled by what the autoencoder has me
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from typing import Literal
 
 import numpy as np
@@ -98,6 +100,14 @@ class PerformancePredictor:
         self.direction = direction
         self.random_state = random_state
         self._sign = 1.0 if direction == "maximize" else -1.0
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
 
     def fit(self, trials: Sequence[FrozenTrial]) -> PerformancePredictor:
         """Learn from the trials that have ended; others are passed over.
@@ -200,39 +210,44 @@ class PerformancePredictor:
         return [i for i, trial in enumerate(self._lessons) if went_past(trial, step)]
 
     def _model(self, step: int) -> _Model:
-        if step not in self._models:
-            past = self._past(step)
-            if len(past) < MIN_LESSONS:
-                raise ValueError(
-                    f"Expected at least {MIN_LESSONS} trials that went past step {step}, got "
-                    f"{len(past)}. Predict at an earlier step."
-                )
-            lessons = [self._lessons[i] for i in past]
-            rows = self._rows(lessons, step, past)
-            kernels: list[tuple[str, Kernel]] = [("constant", _constant)]
-            kernels += [(name, _linear) for name in rows if name != "constant"]
-            if "params" in rows:
-                kernels.append(("params", _radial))
-            targets = self._standings[past]
-            # Within those who came this far, the standing has another mean and spread.
-            center, scale = targets.mean(), max(float(targets.std()), 1e-6)
-            regression = fit_evidence(
-                [kernel(rows[name], rows[name]) for name, kernel in kernels],
-                (targets - center) / scale,
-                self._doubts[past] / scale**2,
-            ).rescaled(center, scale)
-            known = 1.0 - self._doubts[past]
-            skill = Skill(
-                n=float(known.sum() ** 2 / max((known**2).sum(), 1e-12)),
-                model=_rank_correlation(regression.leave_one_out()[0], targets, known),
-                baseline=0.0
-                if step < 0
-                else _rank_correlation(
-                    curve_statistics(lessons, step, self._sign)[:, 0], targets, known
-                ),
+        # One thread fits, the others wait: predictions must not depend on who came first.
+        with self._lock:
+            if step not in self._models:
+                self._models[step] = self._fit_model(step)
+            return self._models[step]
+
+    def _fit_model(self, step: int) -> _Model:
+        past = self._past(step)
+        if len(past) < MIN_LESSONS:
+            raise ValueError(
+                f"Expected at least {MIN_LESSONS} trials that went past step {step}, got "
+                f"{len(past)}. Predict at an earlier step."
             )
-            self._models[step] = _Model(regression, kernels, rows, skill)
-        return self._models[step]
+        lessons = [self._lessons[i] for i in past]
+        rows = self._rows(lessons, step, past)
+        kernels: list[tuple[str, Kernel]] = [("constant", _constant)]
+        kernels += [(name, _linear) for name in rows if name != "constant"]
+        if "params" in rows:
+            kernels.append(("params", _radial))
+        targets = self._standings[past]
+        # Within those who came this far, the standing has another mean and spread.
+        center, scale = targets.mean(), max(float(targets.std()), 1e-6)
+        regression = fit_evidence(
+            [kernel(rows[name], rows[name]) for name, kernel in kernels],
+            (targets - center) / scale,
+            self._doubts[past] / scale**2,
+        ).rescaled(center, scale)
+        known = 1.0 - self._doubts[past]
+        skill = Skill(
+            n=float(known.sum() ** 2 / max((known**2).sum(), 1e-12)),
+            model=_rank_correlation(regression.leave_one_out()[0], targets, known),
+            baseline=0.0
+            if step < 0
+            else _rank_correlation(
+                curve_statistics(lessons, step, self._sign)[:, 0], targets, known
+            ),
+        )
+        return _Model(regression, kernels, rows, skill)
 
     def _rows(
         self, trials: Sequence[FrozenTrial], step: int, past: list[int]
@@ -255,8 +270,9 @@ class PerformancePredictor:
 
     def _spectral_scores(self, trials: Sequence[FrozenTrial], step: int) -> FloatArray | None:
         """What AeLLE reads from each trial's latest spectrum up to ``step``: ``(n, 1)``."""
-        if self._spectral is None:
-            self._fit_aelle()
+        with self._lock:
+            if self._spectral is None:
+                self._fit_aelle()
         if self._aelle is None or self._spectral is None:
             return None
         numbers = {id(trial): i for i, trial in enumerate(self._lessons)}
@@ -281,26 +297,29 @@ class PerformancePredictor:
     def _fit_aelle(self) -> None:
         from optuna_aelle.aelle import AeLLERegressor
 
-        self._spectral = {}
-        found = [
-            (i, step, spectrum)
-            for i, trial in enumerate(self._lessons)
-            for step, spectrum in decode_spectra(trial).items()
-        ]
-        groups = [i for i, _, _ in found]
-        if len(set(groups)) < MIN_LESSONS:
-            return
-        regressor = AeLLERegressor(random_state=self.random_state)
-        regressor.fit(
-            np.stack([spectrum for _, _, spectrum in found]),
-            self._standings[groups],
-            groups=groups,
-        )
-        self._aelle = regressor
-        self._spectral = {
-            (i, step): float(score)
-            for (i, step, _), score in zip(found, regressor.out_of_fold_prediction_, strict=True)
-        }
+        aelle, spectral = None, {}
+        try:
+            found = [
+                (i, step, spectrum)
+                for i, trial in enumerate(self._lessons)
+                for step, spectrum in decode_spectra(trial).items()
+            ]
+            groups = [i for i, _, _ in found]
+            if len(set(groups)) < MIN_LESSONS:
+                return
+            regressor = AeLLERegressor(random_state=self.random_state)
+            regressor.fit(
+                np.stack([spectrum for _, _, spectrum in found]),
+                self._standings[groups],
+                groups=groups,
+            )
+            scores = map(float, regressor.out_of_fold_prediction_)
+            spectral = {(i, step): x for (i, step, _), x in zip(found, scores, strict=True)}
+            aelle = regressor
+        finally:
+            # Together, and also where there is nothing to read: what failed once is not tried
+            # again before the next lessons.
+            self._aelle, self._spectral = aelle, spectral
 
 
 def _constant(a: FloatArray, b: FloatArray) -> FloatArray:

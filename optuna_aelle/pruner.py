@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from optuna.trial import create_trial
 from scipy.stats import norm
 
 from optuna_aelle._warnings import warn_once
@@ -43,8 +43,11 @@ from optuna_aelle.records import PREDICTED_FINAL_KEY
 from optuna_aelle.records import PRUNE_REASON_KEY
 from optuna_aelle.records import UNTRAINED_STEP
 from optuna_aelle.records import Prediction
+from optuna_aelle.records import decode_reason
 from optuna_aelle.records import decode_spectra
 from optuna_aelle.records import encode_prediction
+from optuna_aelle.records import encode_reason
+from optuna_aelle.records import fit_seconds
 
 # Before training there is no curve to correct a mistake: ask for the top fifth, not for the best.
 _SCREENING_SHARE = 0.2
@@ -159,18 +162,22 @@ class AeLLEPruner(BasePruner):
                 "of its own."
             )
         # A live trial does not see what a pruner has written past it.
-        notes = self._stored_notes(study, trial)
-        if str(notes.get(PRUNE_REASON_KEY, "")).startswith(f"{_moment(trial)}:"):
+        stored = self._stored(study, trial)
+        known = decode_reason(stored)
+        if known is not None and known.startswith(f"{_moment(trial)}:"):
             return True
+        if known is None and stored.user_attrs.get(PRUNE_REASON_KEY) is not None:
+            # Nobody should read why a failed attempt was pruned on the retry that inherited it.
+            self._write(study, trial, {PRUNE_REASON_KEY: None})
         reason: str | None
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
         if self._wrapped_prunes(study, trial):
             reason = f"{_moment(trial)}: {type(self._wrapped).__name__}"
         else:
-            reason = self._predicted_reason(study, trial, notes)
+            reason = self._predicted_reason(study, trial, stored)
         if reason is None or self._is_calibration(trial) or self._must_keep(study, trial):
             return False
-        self._write(study, trial, {PRUNE_REASON_KEY: reason})
+        self._write(study, trial, encode_reason(stored, reason))
         return True
 
     def _wrapped_prunes(self, study: Study, trial: FrozenTrial) -> bool:
@@ -201,12 +208,15 @@ class AeLLEPruner(BasePruner):
         return interval > 0 and trial.number % interval == 0
 
     def _predicted_reason(
-        self, study: Study, trial: FrozenTrial, notes: Mapping[str, Any]
+        self, study: Study, trial: FrozenTrial, stored: FrozenTrial
     ) -> str | None:
         """Why the predictor would prune, None where it would not or abstains."""
         started = time.perf_counter()
         try:
             verdict = self._judge(study, trial)
+            if verdict is None:
+                return None
+            spent = fit_seconds(stored)
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(
                 f"prediction failed:{type(error).__name__}",
@@ -214,13 +224,11 @@ class AeLLEPruner(BasePruner):
                 f"{type(self._wrapped).__name__} decides alone.",
             )
             return None
-        if verdict is None:
-            return None
         step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
-        attributes = encode_prediction(verdict.prediction, step)
+        attributes = encode_prediction(verdict.prediction, step, trial=trial.number)
         attributes[PREDICTED_FINAL_KEY] = verdict.prediction.mean
         seconds = time.perf_counter() - started
-        attributes[FIT_SECONDS_KEY] = notes.get(FIT_SECONDS_KEY, 0.0) + seconds
+        attributes[FIT_SECONDS_KEY] = spent + seconds
         self._write(study, trial, attributes)
         return verdict.reason if verdict.prune else None
 
@@ -281,11 +289,12 @@ class AeLLEPruner(BasePruner):
         better = sum(value > own for value in peers)
         return better < max(int((len(peers) + 1) * _RUNG_FLOOR), 1)
 
-    def _stored_notes(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any]:
+    def _stored(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
+        """The trial with all its attributes, or one without any where it cannot be read."""
         try:
-            return study._storage.get_trial(trial._trial_id).user_attrs
+            return study._storage.get_trial(trial._trial_id)
         except Exception:  # the storage's other calls will tell
-            return {}
+            return create_trial(state=TrialState.RUNNING)
 
     def _write(self, study: Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
         try:

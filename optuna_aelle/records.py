@@ -16,11 +16,16 @@ missing.
 
 ``aelle:prediction:{step}``, written by the pruner where it predicted::
 
-    {"version": 1, "mean": 0.87, "std": 0.04, "bar": 0.95, "features": ["params", "spectrum"]}
+    {"version": 1, "mean": 0.87, "std": 0.04, "bar": 0.95, "features": ["params", "spectrum"],
+     "trial": 7}
+
+with ``trial`` as above.
 
 ``aelle:lambda_1``, ``aelle:predicted_final`` and ``aelle:prune_reason`` are scalars for people:
 the last reported largest exponent, the last predicted final value, why the trial was pruned.
-``aelle:fit_seconds`` is what fits and predictions have cost within this trial.
+``aelle:fit_seconds`` is what fits and predictions have cost within this trial. Numbers inherited
+from a failed attempt count for nothing until the retry has a spectrum or prediction of its own;
+the reason of a retry says whose it is, ``"trial 7, step 3: SuccessiveHalvingPruner"``.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
@@ -144,26 +150,64 @@ def report_spectrum(trial: optuna.Trial, spectrum: Any, step: int) -> None:
             trial.set_user_attr(LAMBDA_1_KEY, lambda_1)
 
 
-def encode_prediction(prediction: Prediction, step: int) -> dict[str, Any]:
-    """Turn what the pruner expected at ``step`` into the attribute that holds it."""
-    payload = {
+def encode_prediction(
+    prediction: Prediction, step: int, *, trial: int | None = None
+) -> dict[str, Any]:
+    """Turn what the pruner expected at ``step`` into the attribute that holds it.
+
+    ``trial`` is the number of the trial: a retry would inherit the prediction, and knows by it.
+    """
+    payload: dict[str, Any] = {
         "version": SCHEMA_VERSION,
         "mean": float(prediction.mean),
         "std": float(prediction.std),
         "bar": float(prediction.bar),
         "features": list(prediction.features),
     }
+    if trial is not None:
+        payload["trial"] = trial
     return {f"{_PREDICTION_PREFIX}{_check_step(step)}": payload}
 
 
 def decode_predictions(trial: FrozenTrial | optuna.Trial) -> dict[int, Prediction]:
-    """What the pruner expected of a trial, by step."""
+    """What the pruner expected of a trial, by step; not what a failed attempt left to it."""
 
-    def read(payload: Mapping[str, Any]) -> Prediction:
+    def read(payload: Mapping[str, Any]) -> tuple[Any, Prediction]:
         numbers = (float(payload["mean"]), float(payload["std"]), float(payload["bar"]))
-        return Prediction(*numbers, features=tuple(payload["features"]))
+        return payload.get("trial"), Prediction(*numbers, features=tuple(payload["features"]))
 
-    return dict(_read_all(trial.user_attrs, _PREDICTION_PREFIX, read))
+    inherited = _failed_attempts(trial)
+    found = _read_all(trial.user_attrs, _PREDICTION_PREFIX, read)
+    return {step: prediction for step, (writer, prediction) in found if writer not in inherited}
+
+
+def fit_seconds(trial: FrozenTrial) -> float:
+    """What fits and predictions have cost within a trial, in seconds."""
+    if _failed_attempts(trial) and not decode_predictions(trial):
+        return 0.0
+    return float(trial.user_attrs.get(FIT_SECONDS_KEY) or 0.0)
+
+
+def encode_reason(trial: FrozenTrial, reason: str) -> dict[str, Any]:
+    """Turn why ``trial`` is pruned into the attribute that holds it."""
+    return {PRUNE_REASON_KEY: f"{_signature(trial)}{reason}"}
+
+
+def decode_reason(trial: FrozenTrial) -> str | None:
+    """Why a trial was pruned; None where it was not, or where only a failed attempt was."""
+    reason = trial.user_attrs.get(PRUNE_REASON_KEY)
+    if not isinstance(reason, str):
+        return None
+    signature = _signature(trial)
+    # Versions before this one did not sign; a retry that has been pruned has its own reason.
+    if reason.startswith(signature) or trial.state == TrialState.PRUNED:
+        return reason.removeprefix(signature)
+    return None
+
+
+def _signature(trial: FrozenTrial) -> str:
+    """What only a retry puts before its reason, which it might have inherited otherwise."""
+    return f"trial {trial.number}, " if _failed_attempts(trial) else ""
 
 
 def _own_payloads(trial: FrozenTrial | optuna.Trial) -> list[tuple[int, Mapping[str, Any]]]:

@@ -96,7 +96,11 @@ class AeLLESampler(BaseSampler):
             return space
         if space or self._predictor(study) is None:
             return space
-        return _searched_space(study)
+        try:
+            return _searched_space(study)
+        except Exception as error:  # a storage hiccup
+            self._warn(error)
+            return space
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -106,16 +110,27 @@ class AeLLESampler(BaseSampler):
             predictor = self._predictor(study)
         if predictor is None:
             return self._base.sample_relative(study, trial, search_space)
-        draws = [_Draw(self._base, study, trial, search_space)]
+        try:
+            chosen = _Draw(self._base, study, trial, search_space)
+        except Exception as error:  # a base sampler that wants the study itself
+            self._warn(error)
+            return self._base.sample_relative(study, trial, search_space)
         # The base sampler alone would have cost the first draw, too.
         started = time.perf_counter()
-        draws += [
-            _Draw(self._base, study, trial, search_space) for _ in range(1, self._n_candidates)
-        ]
-        chosen = draws[self._best(predictor, draws, search_space, trial.number)]
-        # Only what the chosen draw wrote is stored, as if it had been drawn alone.
-        for key, value in chosen.written.items():
-            study._storage.set_trial_system_attr(trial._trial_id, key, value)
+        try:
+            draws = [chosen]
+            draws += [
+                _Draw(self._base, study, trial, search_space) for _ in range(1, self._n_candidates)
+            ]
+            chosen = draws[self._best(predictor, draws, search_space, trial.number)]
+        except Exception as error:  # an overnight study must go on, with the first draw
+            self._warn(error)
+        try:
+            # Only what the chosen draw wrote is stored, as if it had been drawn alone.
+            for key, value in chosen.written.items():
+                study._storage.set_trial_system_attr(trial._trial_id, key, value)
+        except Exception as error:  # only parallel workers would have read it
+            self._warn(error)
         self.overhead_seconds += time.perf_counter() - started
         return chosen.params
 
@@ -150,14 +165,17 @@ class AeLLESampler(BaseSampler):
             skilled = predictor.skill(UNTRAINED_STEP).lower_bound > 0.0
             return predictor if skilled else None
         except Exception as error:  # an overnight study must go on, whatever is wrong here
-            warn_once(
-                f"sampler:{type(error).__name__}",
-                f"Candidates cannot be ranked ({type(error).__name__}: {error}); "
-                f"{type(self._base).__name__} draws alone.",
-            )
+            self._warn(error)
             return None
         finally:
             self.overhead_seconds += time.perf_counter() - started
+
+    def _warn(self, error: Exception) -> None:
+        warn_once(
+            f"sampler:{type(error).__name__}",
+            f"Candidates cannot be ranked ({type(error).__name__}: {error}); "
+            f"{type(self._base).__name__} draws alone.",
+        )
 
     def _best(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 import optuna_aelle as aelle
-from optuna_aelle.records import FIT_SECONDS_KEY
+from optuna_aelle.records import fit_seconds
 from optuna_aelle.records import spectrum_seconds
 from studies.training import Task
 from studies.training import train
@@ -59,6 +62,64 @@ def make_samplers(task: Task, seed: int, n_drawn: int = 0) -> dict[str, Callable
         ),
         "random": lambda: optuna.samplers.RandomSampler(seed=draw_seed),
     }
+
+
+class WorkerSampler(BaseSampler):
+    """Draw as ``base`` does, but not what another worker of the same seed draws.
+
+    The trials of a worker that is alone have successive numbers, and its draws are those of its
+    seed. At the first number that is missing, another worker has drawn from the same seed since
+    this one began: from there on, this one draws at random.
+
+    Args:
+        base: The sampler, with the seed that all workers share.
+        first: The number that the next trial of the study gets.
+    """
+
+    def __init__(self, base: BaseSampler, first: int) -> None:
+        self._base = base
+        self._expected: int | None = first
+        self._lock = threading.Lock()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        with self._lock:
+            if self._expected is not None and trial.number != self._expected:
+                self._expected = None
+                self._base.reseed_rng()
+            elif self._expected is not None:
+                self._expected += 1
+        self._base.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._base.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._base.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._base.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._base.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._base.reseed_rng()
 
 
 def make_objective(
@@ -108,14 +169,18 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
         load_if_exists=True,
     )
     study.set_metric_names([task.metric])
-    ended = len(study.get_trials(deepcopy=False, states=_ENDED))
+    drawn = study.get_trials(deepcopy=False)
+    ended = sum(trial.state in _ENDED for trial in drawn)
     # A resumed study must not draw once more what it drew when it began.
-    sampler = make_samplers(task, options.seed, ended)[options.sampler]()
-    study.sampler = sampler
+    sampler = make_samplers(task, options.seed, len(drawn))[options.sampler]()
+    study.sampler = WorkerSampler(sampler, len(drawn))
     remaining = options.trials - ended
     if ended:
         print(f"Resuming '{options.study_name}': {ended} of {options.trials} trials are done.")
-    callbacks: list[Callable[[optuna.Study, FrozenTrial], None]] = []
+    # Other workers count, too; those that are in the middle of a trial then end it.
+    callbacks: list[Callable[[optuna.Study, FrozenTrial], None]] = [
+        MaxTrialsCallback(options.trials, states=_ENDED)
+    ]
     if not options.no_plots:
         callbacks.append(aelle.DashboardCallback(every_n_trials=10))
     uses_spectra = "aelle" in (options.pruner, options.sampler)
@@ -149,7 +214,7 @@ def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: flo
     full = n_epochs * len(trials)
     training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in trials)
     spectra = sum(spectrum_seconds(t) for t in trials)
-    fits = sum(float(t.user_attrs.get(FIT_SECONDS_KEY, 0.0)) for t in trials) + sampler_seconds
+    fits = sum(fit_seconds(t) for t in trials) + sampler_seconds
     lines = [f"\n{task.name}: {len(trials)} trials, {len(complete)} trained to the end"]
     if complete:
         best = study.best_trial

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
+from optuna_aelle import AeLLERegressor
 from optuna_aelle import PerformancePredictor
 from optuna_aelle.evidence import fit_evidence
 from optuna_aelle.features import ParameterEncoder
@@ -219,3 +223,46 @@ def test_too_little_to_learn_from() -> None:
     short = PerformancePredictor().fit([trial(None, {0: float(i)}) for i in range(8)])
     with pytest.raises(ValueError, match="went past step 1000, got 0"):
         short.predict([trial(None, {2000: 1.0})], 1000)
+
+
+def test_threads_that_ask_during_a_fit_wait_for_the_spectrum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trials, new = made_trials(40), made_trials(10, seed=3)
+    expected = PerformancePredictor().fit(trials).predict(new, 2)
+    fit, fitting, go_on = AeLLERegressor.fit, threading.Event(), threading.Event()
+
+    def slow_fit(self: AeLLERegressor, *args: Any, **kwargs: Any) -> AeLLERegressor:
+        fitting.set()
+        go_on.wait(0.5)
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(AeLLERegressor, "fit", slow_fit)
+    predictor = PerformancePredictor().fit(trials)
+    first = threading.Thread(target=predictor.skill, args=(-1,))
+    first.start()
+    assert fitting.wait(60.0)
+    found = predictor.predict(new, 2)
+    first.join()
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_fit_that_fails_leaves_the_spectrum_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(AeLLERegressor, "fit", fail)
+    predictor = PerformancePredictor().fit(made_trials(40))
+    with pytest.raises(RuntimeError, match="no memory"):
+        predictor.skill(-1)
+    assert predictor.spoken_features(-1) == ("params",)
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_copies_and_pickles_predict_the_same(twin: Any) -> None:
+    new = made_trials(10, seed=3)
+    predictor = PerformancePredictor().fit(made_trials(40))
+    expected = predictor.predict(new, 2)
+    np.testing.assert_array_equal(twin(predictor).predict(new, 2), expected)
+    unused = twin(PerformancePredictor().fit(made_trials(40)))
+    np.testing.assert_array_equal(unused.predict(new, 2), expected)

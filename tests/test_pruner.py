@@ -302,3 +302,59 @@ def test_what_cannot_be_read_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(AeLLEWarning, match="could not be read .*locked.* it is kept"):
         run_synthetic(study, 20)
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials[10:])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_retried_trial_is_judged_anew(storage: BaseStorage) -> None:
+    """Its worker died after the verdict; the retry inherits the attributes, not the verdict."""
+
+    class WhereLossIsHigh(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return trial.intermediate_values[trial.last_step or 0] > 2.0
+
+    study = study_with(AeLLEPruner(WhereLossIsHigh(), calibration_interval=0), storage=storage)
+    study.tell(study.ask(), 1.0)
+
+    def verdicts(*losses: float) -> list[bool]:
+        trial = study.ask()
+        told = []
+        for step, loss in enumerate(losses):
+            trial.report(loss, step)
+            told += [trial.should_prune(), trial.should_prune()]
+        return told
+
+    def fail() -> None:
+        study.tell(study.trials[-1].number, state=TrialState.FAIL)
+        optuna.storages.RetryFailedTrialCallback()(study, study.trials[-1])
+
+    assert verdicts(1.0, 5.0) == [False, False, True, True]
+    assert study.trials[-1].user_attrs[PRUNE_REASON_KEY] == "step 1: WhereLossIsHigh"
+    fail()
+    assert verdicts(1.0, 5.0) == [False, False, True, True]
+    assert study.trials[-1].user_attrs[PRUNE_REASON_KEY] == "trial 2, step 1: WhereLossIsHigh"
+    fail()
+    assert verdicts(1.0, 1.0, 1.0) == [False] * 6
+    assert study.trials[-1].user_attrs[PRUNE_REASON_KEY] is None
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_retried_trial_pays_for_its_own_predictions_only() -> None:
+    study = study_with(AeLLEPruner(calibration_interval=0))
+    run_synthetic(study, 40)
+    rng = np.random.default_rng(0)
+
+    def begin() -> optuna.trial.FrozenTrial:
+        trial = study.ask()
+        trial.suggest_float("noise", 0.0, 1.0)
+        report_spectrum(trial, synthetic_spectrum(0.9, rng), -1)
+        trial.should_prune()
+        return study.trials[-1]
+
+    failed = begin()
+    assert list(decode_predictions(failed)) == [-1]
+    study._storage.set_trial_user_attr(failed._trial_id, "aelle:fit_seconds", 1e6)
+    study.tell(failed.number, state=TrialState.FAIL)
+    optuna.storages.RetryFailedTrialCallback()(study, study.trials[-1])
+    assert 0.0 < begin().user_attrs["aelle:fit_seconds"] < 1e3

@@ -17,6 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from optuna_aelle import AeLLEWarning
 from optuna_aelle import decode_spectra
@@ -28,8 +29,13 @@ from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.fingerprint import resample_exponents
 from optuna_aelle.records import Prediction
 from optuna_aelle.records import decode_predictions
+from optuna_aelle.records import decode_reason
 from optuna_aelle.records import encode_prediction
+from optuna_aelle.records import encode_reason
+from optuna_aelle.records import fit_seconds
 from optuna_aelle.records import spectrum_seconds
+
+PREDICTION = Prediction(mean=0.5, std=0.1, bar=0.4, features=("params", "spectrum"))
 
 exponents = hnp.arrays(
     np.float64,
@@ -165,6 +171,50 @@ def test_a_retried_trial_does_not_inherit_spectra(tmp_path: Path) -> None:
     assert list(decode_spectra(study.trials[0])) == [-1, 0]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_retried_trial_does_not_inherit_what_the_pruner_wrote(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    failed = study.ask()
+    old = encode_prediction(PREDICTION, 3)
+    for key, value in {
+        **encode_prediction(PREDICTION, 1, trial=failed.number),
+        **encode_reason(study.trials[0], "step 1: hopeless"),
+        "aelle:fit_seconds": 2.5,
+    }.items():
+        failed.set_user_attr(key, value)
+    assert decode_reason(study.trials[0]) == "step 1: hopeless"
+    assert fit_seconds(study.trials[0]) == 2.5
+
+    for number in (1, 2):  # a retry, and the retry of a retry that was pruned as well
+        study.tell(number - 1, state=TrialState.FAIL)
+        optuna.storages.RetryFailedTrialCallback()(study, study.trials[number - 1])
+        retried = study.ask()
+        assert "aelle:prediction:1" in retried.user_attrs
+        assert decode_predictions(retried) == {}
+        assert decode_reason(study.trials[number]) is None
+        assert fit_seconds(study.trials[number]) == 0.0
+        for key, value in {
+            **encode_prediction(PREDICTION, 2, trial=number),
+            **encode_reason(study.trials[number], "step 2: hopeless, too"),
+        }.items():
+            retried.set_user_attr(key, value)
+        frozen = study.trials[number]
+        assert frozen.user_attrs["aelle:prune_reason"] == f"trial {number}, step 2: hopeless, too"
+        assert decode_reason(frozen) == "step 2: hopeless, too"
+        assert list(decode_predictions(frozen)) == [2]
+
+    # Before predictions and reasons said whose they are.
+    for key, value in {**old, "aelle:prune_reason": "step 3: hopeless"}.items():
+        retried.set_user_attr(key, value)
+    study.tell(retried, 1.0, state=None)
+    assert 3 in decode_predictions(study.trials[2])
+    assert decode_reason(study.trials[2]) is None
+    pruned = study.trials[2]
+    pruned.state = TrialState.PRUNED
+    assert decode_reason(pruned) == "step 3: hopeless"
+
+
 def test_report_network_never_stops_a_study() -> None:
     trial = optuna.create_study().ask()
     inputs = torch.randn(40, 3, 2)
@@ -183,18 +233,24 @@ def test_report_network_never_stops_a_study() -> None:
 def test_predictions_round_trip(storage: BaseStorage) -> None:
     study = optuna.create_study(storage=storage)
     trial = study.ask()
-    prediction = Prediction(mean=0.5, std=0.1, bar=0.4, features=("params", "spectrum"))
-    for key, value in encode_prediction(prediction, -1).items():
+    for key, value in encode_prediction(PREDICTION, -1).items():
         trial.set_user_attr(key, value)
-    assert decode_predictions(study.trials[0]) == {-1: prediction}
+    assert decode_predictions(study.trials[0]) == {-1: PREDICTION}
 
 
-def test_an_objective_can_be_evaluated_again_outside_of_a_study() -> None:
+@pytest.mark.parametrize("whole_network", [False, True])
+def test_an_objective_can_be_evaluated_again_outside_of_a_study(whole_network: bool) -> None:
     """With `study.best_trial` or a `FixedTrial`, as Optuna's tutorial does."""
+    network, inputs = torch.nn.GRU(1, 6), torch.randn(40, 3, 1)
 
     def objective(trial: Any) -> float:
         x = trial.suggest_float("x", 0.0, 1.0)
-        report_spectrum(trial, -np.arange(1.0, 9.0), -1)
+        if whole_network:
+            assert report_network(trial, network, inputs, -1) is not None
+        else:
+            report_spectrum(trial, -np.arange(1.0, 9.0), -1)
+        assert list(decode_spectra(trial)) == [-1]
+        assert not trial.should_prune()
         return float(x)
 
     study = optuna.create_study()

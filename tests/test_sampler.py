@@ -163,3 +163,51 @@ def test_ranking_works_under_hyperband() -> None:
     study.optimize(train, n_trials=40)
     assert n_spectra > 0
     assert len(study.trials) == 40
+
+
+@pytest.mark.parametrize("good_draws", [0, 1, 2])
+def test_a_base_sampler_that_cannot_be_ranked_draws_alone(good_draws: int) -> None:
+    """Because it wants the study itself, or draws once a trial only."""
+
+    class Picky(RandomSampler):
+        drawn = (-1, 0)
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return dict.fromkeys("ab", optuna.distributions.FloatDistribution(0.0, 1.0))
+
+        def sample_relative(self, study: Any, trial: Any, space: Any) -> Any:
+            watched = not isinstance(study, optuna.Study)
+            if watched:
+                n = self.drawn[1] if self.drawn[0] == trial.number else 0
+                if n >= good_draws:
+                    raise RuntimeError("one draw a trial")
+                self.drawn = (trial.number, n + 1)
+            rng = np.random.default_rng(trial.number)
+            return {name: float(rng.uniform()) for name in space}
+
+    with pytest.warns(AeLLEWarning, match="cannot be ranked .*one draw.* Picky draws") as caught:
+        study = run(AeLLESampler(spectrum_fn, Picky()), 30)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+    for trial in study.trials:
+        rng = np.random.default_rng(trial.number)
+        assert trial.params == {"a": rng.uniform(), "b": rng.uniform()}
+
+
+def test_a_storage_that_fails_while_ranking_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hiccup(*_: Any) -> Any:
+        raise optuna.exceptions.StorageInternalError("database is locked")
+
+    monkeypatch.setattr("optuna_aelle.sampler._searched_space", hiccup)
+    with pytest.warns(AeLLEWarning, match="locked.*RandomSampler draws alone") as caught:
+        study = run(AeLLESampler(spectrum_fn, RandomSampler(seed=0)), 30)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+    assert len(study.trials) == 30
+
+    liar = TPESampler(multivariate=True, constant_liar=True, seed=0)
+    study = optuna.create_study(sampler=AeLLESampler(spectrum_fn, liar))
+    study.optimize(objective, n_trials=15)
+    monkeypatch.setattr(study._storage, "set_trial_system_attr", hiccup)
+    study.optimize(objective, n_trials=5)
+    assert len(study.trials) == 20

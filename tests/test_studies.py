@@ -18,11 +18,14 @@ import torch
 from optuna.trial import TrialState
 
 from benchmarks import compare
+from benchmarks import compare_figure
 from benchmarks.trainings import Trainings
 from optuna_aelle import decode_spectra
 from studies.digits import Digits
 from studies.recall import Recall
+from studies.search import WorkerSampler
 from studies.search import main
+from studies.search import make_samplers
 from studies.training import build_network
 from studies.training import train
 
@@ -82,10 +85,51 @@ def test_parallel_jobs(tmp_path: Path) -> None:
     assert len(study.trials) == 6
 
 
-def _start(url: str, trials: int) -> subprocess.Popen[str]:
+@pytest.mark.parametrize("name", ["aelle", "tpe", "random"])
+def test_workers_of_one_seed_draw_what_no_other_draws(name: str) -> None:
+    def draw(study: optuna.Study, worker: WorkerSampler) -> dict[str, Any]:
+        study.sampler = worker
+        trial = study.ask()
+        Recall().suggest(trial)
+        study.tell(trial, float(trial.number))
+        return trial.params
+
+    def begin(study: optuna.Study) -> WorkerSampler:
+        n_drawn = len(study.trials)
+        return WorkerSampler(make_samplers(Recall(), 0, n_drawn)[name](), n_drawn)
+
+    def alone(n: int) -> list[dict[str, Any]]:
+        study = optuna.create_study()
+        worker: Any = make_samplers(Recall(), 0)[name]()
+        return [draw(study, worker) for _ in range(n)]
+
+    study = optuna.create_study()
+    worker = begin(study)
+    assert [draw(study, worker) for _ in range(6)] == alone(6)
+
+    shared = optuna.create_study()
+    workers = [begin(shared), begin(shared)]
+    drawn = [draw(shared, workers[i % 2]) for i in range(6)]
+    late = [begin(shared), begin(shared)]
+    drawn += [draw(shared, late[i]) for i in (0, 1)]
+    assert drawn[0] == alone(1)[0]
+    assert len({json.dumps(params, sort_keys=True) for params in drawn}) == 8
+
+
+def test_a_worker_that_starts_during_the_first_trial_draws_something_else() -> None:
+    study = optuna.create_study(storage="sqlite://")
+    params = []
+    for _ in range(2):  # neither ends
+        n_drawn = len(study.trials)
+        study.sampler = WorkerSampler(make_samplers(Recall(), 0, n_drawn)["tpe"](), n_drawn)
+        params.append(Recall().suggest(study.ask()))
+    assert params[0] != params[1]
+
+
+def _start(url: str, trials: int, epochs: int = 30) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "studies.recall", "--storage", url, "--no-plots"]
     return subprocess.Popen(
-        [*command, "--trials", str(trials), "--epochs", "30"],
+        [*command, "--trials", str(trials), "--epochs", str(epochs)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -124,6 +168,19 @@ def test_an_interrupted_study_resumes(how: signal.Signals, tmp_path: Path) -> No
     main(Recall(), ["--storage", url, "--epochs", "1", "--trials", str(ended + 2), "--no-plots"])
     states = [t.state for t in study.trials]
     assert sum(s in (TrialState.COMPLETE, TrialState.PRUNED) for s in states) == ended + 2
+
+
+@pytest.mark.slow
+def test_two_workers_of_one_command_share_its_trials(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="recall", storage=url)
+    workers = [_start(url, trials=10, epochs=2) for _ in range(2)]
+    for worker in workers:
+        output, _ = worker.communicate(timeout=120)
+        assert worker.returncode == 0, output
+    # One worker may be in the middle of a trial when the other ends the tenth.
+    assert 10 <= len(study.trials) <= 11
+    assert len({json.dumps(t.params, sort_keys=True) for t in study.trials}) == len(study.trials)
 
 
 def test_a_training_is_a_function_of_task_parameters_and_seed() -> None:
@@ -185,3 +242,18 @@ def test_the_comparison_is_paired_and_charges_everyone(tmp_path: Path) -> None:
         assert run["epochs"] <= 18
     assert (tmp_path / "compare.png").stat().st_size > 10_000
     assert results["environment"]["packages"]["optuna"] == optuna.__version__
+
+
+def test_the_figure_shows_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = json.loads((compare_figure.RESULTS / "compare.json").read_text())
+    results["runs"] += [{**run, "arm": "a new one"} for run in results["runs"][:2]]
+    (tmp_path / "compare.json").write_text(json.dumps(results))
+    shown: list[Any] = []
+    monkeypatch.setattr(compare_figure.plt, "close", shown.append)
+    compare_figure.draw(tmp_path / "compare.json", tmp_path / "compare.png")
+    monkeypatch.undo()
+    lines = shown[0].axes[0].get_legend().get_lines()
+    compare_figure.plt.close(shown[0])
+    arms = list(dict.fromkeys(run["arm"] for run in results["runs"]))
+    assert [line.get_label() for line in lines] == arms
+    assert len({line.get_color() for line in lines}) == len(arms)

@@ -27,10 +27,10 @@ from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
-from optuna_aelle.records import PRUNE_REASON_KEY
 from optuna_aelle.records import UNTRAINED_STEP
 from optuna_aelle.records import Prediction
 from optuna_aelle.records import decode_predictions
+from optuna_aelle.records import decode_reason
 from optuna_aelle.records import decode_spectra
 
 FloatArray = npt.NDArray[np.float64]
@@ -344,7 +344,7 @@ def _step_name(step: int) -> str:
 
 
 def _reason(trial: FrozenTrial) -> str:
-    reason = trial.user_attrs.get(PRUNE_REASON_KEY)
+    reason = decode_reason(trial)
     return f"<br>{reason}" if reason else ""
 
 
