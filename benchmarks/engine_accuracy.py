@@ -5,6 +5,7 @@ All errors are in nats per step.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -84,15 +85,16 @@ def saturated(setting: Setting) -> Row:
     for seed in range(1 if setting.quick else 5):
         network, start = gain_network(size, 10.0, seed)
         weight = recurrent_weight(network)
+        on_device = copy.deepcopy(network).to(setting.device)
         inputs = torch.zeros(n_steps, 1, 1, dtype=torch.float64)
         frame = initial_frame(size, torch.Generator().manual_seed(_SEED))
         slopes, exact = high_precision_exponents(weight, start[0], n_steps, frame)
         found = {
             f"ours {name}": lyapunov_spectrum(
-                network,
-                inputs,
+                on_device,
+                inputs.to(setting.device),
                 warmup=0,
-                initial_state=start,
+                initial_state=start.to(setting.device),
                 dtype=dtype,
                 generator=torch.Generator().manual_seed(_SEED),
             ).mean

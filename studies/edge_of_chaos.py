@@ -136,9 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warmup=options.steps,
         )
     draw(exponents, gains, options.output)
-    first = int(np.argmax(np.median(exponents["RNN (tanh)"], axis=1) > 0.0))
-    lower, upper = gains[max(first - 1, 0)], gains[first]
-    print(f"The tanh RNN turns chaotic between gain {lower:.2f} and {upper:.2f}.")
+    chaotic = np.median(exponents["RNN (tanh)"], axis=1) > 0.0
+    first = int(np.argmax(chaotic))
+    if first > 0:
+        lower, upper = gains[first - 1], gains[first]
+        print(f"The tanh RNN turns chaotic between gain {lower:.2f} and {upper:.2f}.")
     print(f"Drawn: {options.output}")
 
 

@@ -93,8 +93,6 @@ def read_inputs(
             f"Expected at least one input sequence, got an empty batch: shape "
             f"{tuple(inputs.shape)} read as {form}."
         )
-    if warmup < 0:
-        raise ValueError(f"warmup must be nonnegative, but got {warmup}.")
     ends = _read_lengths(lengths, n_steps, batch)
     shortest = min(ends)
     if shortest <= warmup:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 from typing import NamedTuple
@@ -17,9 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-
-# From here on it pays to replay the swaps of all systems at once.
-_MANY_SYSTEMS = 48
 
 
 class LUFactors(NamedTuple):
@@ -42,7 +40,7 @@ def lu_factors(frame: Tensor) -> LUFactors:
         factors, pivots, _ = torch.linalg.lu_factor_ex(frame.mT, check_errors=False)
         permutation, _, _ = torch.lu_unpack(factors, pivots, unpack_data=False)
         return LUFactors(factors.mT, permutation.argmax(dim=-2), spare=frame)
-    getrf = _scipy_getrf().get(frame.dtype) if torch.get_num_threads() == 1 else None
+    getrf = _scipy_getrf(frame.dtype)
     if getrf is None:
         factors, pivots, _ = torch.linalg.lu_factor_ex(frame.mT, check_errors=False)
         rows = _row_order(pivots.numpy() - 1, frame.shape[-1])
@@ -50,7 +48,7 @@ def lu_factors(frame: Tensor) -> LUFactors:
     # A row-major (k, N) is LAPACK's (N, k), which is factored where it lies.
     packed_t = frame.contiguous()
     swaps = [getrf(system.T, overwrite_a=1)[1] for system in packed_t.numpy()]
-    rows = _row_order(np.stack(swaps), frame.shape[-1])
+    rows = _row_order(swaps, frame.shape[-1])
     return LUFactors(packed_t, rows, spare=torch.empty_like(packed_t))
 
 
@@ -85,17 +83,25 @@ single_threaded = _SingleThreaded()
 
 
 @cache
-def _scipy_getrf() -> dict[torch.dtype, Callable[..., Any]]:
+def _scipy() -> Any:
+    """SciPy's LAPACK; None where it is not installed."""
     try:
         from scipy.linalg import lapack
     except ImportError:
-        return {}
-    return {torch.float32: lapack.sgetrf, torch.float64: lapack.dgetrf}
+        return None
+    return lapack
+
+
+def _scipy_getrf(dtype: torch.dtype) -> Callable[..., Any] | None:
+    if _scipy() is None or torch.get_num_threads() > 1:
+        return None
+    getrf: Callable[..., Any] = getattr(_scipy(), "sgetrf" if dtype == torch.float32 else "dgetrf")
+    return getrf
 
 
 @cache
 def _scipy_threads() -> Any:
-    if not _scipy_getrf():
+    if _scipy() is None:
         return None
     try:
         from threadpoolctl import ThreadpoolController
@@ -104,19 +110,16 @@ def _scipy_threads() -> Any:
     return ThreadpoolController().select(internal_api="openblas")
 
 
-def _row_order(swaps: Any, size: int) -> Tensor:
+def _row_order(swaps: Sequence[Any], size: int) -> Tensor:
     """LAPACK's ``swaps (S, k)``, row i with row ``swaps[i]`` in turn, as a permutation."""
-    n_systems = len(swaps)
-    if n_systems < _MANY_SYSTEMS:
-        orders = []
-        for of_system in swaps.tolist():
-            order = list(range(size))
-            for i, j in enumerate(of_system):
-                order[i], order[j] = order[j], order[i]
-            orders.append(order)
-        return torch.from_numpy(np.array(orders))
-    by_row = np.tile(np.arange(size)[:, None], n_systems)
-    systems = np.arange(n_systems)
-    for i, targets in enumerate(swaps.T):
-        by_row[i], by_row[targets, systems] = by_row[targets, systems], by_row[i].copy()
-    return torch.from_numpy(by_row.T)
+    if _scipy() is not None:
+        rows = np.arange(size, dtype=np.float64)[:, None]
+        columns = [_scipy().dlaswp(rows, of_system) for of_system in swaps]
+        return torch.from_numpy(np.concatenate(columns, axis=1).T.astype(np.int64))
+    orders = []
+    for of_system in swaps:
+        order = list(range(size))
+        for i, j in enumerate(of_system.tolist()):
+            order[i], order[j] = order[j], order[i]
+        orders.append(order)
+    return torch.tensor(orders)

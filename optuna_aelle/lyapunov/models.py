@@ -167,7 +167,7 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
             "For a cell of your own, call optuna_aelle.lyapunov.register_cell once, or pass "
             "optuna_aelle.lyapunov.from_step(step, state_size)."
         )
-    if len(found) > 1:
+    if len(set(map(id, found.values()))) > 1:
         raise ValueError(
             f"Expected {type(model).__name__} to hold one recurrent module, found {len(found)}: "
             f"{', '.join(found)}. Pass the one that is meant, e.g. model.{next(iter(found))}."

@@ -1,10 +1,10 @@
 """Many systems of one layer on their way along their inputs.
 
 Notation as in `maps.base`. A *chunk* is a stretch of the inputs that is projected and linearised
-at once; a *product* is a chunk's share between two checkpoints, along which the frame is carried
-without the host looking at it. How often the frame is renormalised follows from what is observed:
-the longest interval in which directions are not expected to come apart by more than the digits of
-the frame allow. A product in which they did is done again with a shorter one.
+at once; a *product* is a part of it along which the frame is carried without the host looking at
+it. How often the frame is renormalised follows from what is observed: the longest interval in
+which directions are not expected to come apart by more than the digits of the frame allow. A
+product in which they did is done again with a shorter one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ from optuna_aelle.lyapunov.renormalization import fastest_method
 from optuna_aelle.lyapunov.renormalization import log_volume
 
 _MAX_INTERVAL = 8
+# Steps of a product: the first ones show how fast directions part.
+_MIN_PRODUCT = 4
+_MAX_PRODUCT = 32
 # How far directions may come apart between two renormalisations, in nats: the digits that are left
-# keep a growth to 1e-4 in float32 and to 1e-11 in float64.
-_MAX_SPREAD = {torch.float32: 8.0, torch.float64: 12.0}
+# keep the growth of the last one to 1e-4 in float32 and to 1e-7 in float64.
+_MAX_SPREAD = {torch.float32: 8.0, torch.float64: 20.0}
 # What a direction may grow or shrink by in that time: products and pivots must not underflow.
 _MAX_GROWTH = {torch.float32: 30.0, torch.float64: 250.0}
 # Below this size a float64 frame costs next to nothing.
 _NARROW_FROM_SIZE = 64
+# Up to this one, the rarer renormalisations of float64 outweigh the cheaper products of float32 on
+# a CPU, unless float32 allows as many steps as this between two of them.
+_NARROW_ALWAYS_SIZE = 192
+_NARROW_INTERVAL = 4
 # A Gram matrix squares what directions differ by: at this spread five digits of float64 are left.
 _MAX_CHOLESKY_SPREAD = 12.0
 # Rows of J below this leave float32 too little room: products of two of them underflow.
@@ -92,7 +99,11 @@ class LayerRun:
         narrow = size >= _NARROW_FROM_SIZE and k <= self.layer.narrow_share * size
         # TF32 keeps ten bits, which is unfit for the tail of a spectrum.
         narrow &= not (self.frame.is_cuda and torch.backends.cuda.matmul.allow_tf32)
-        self._set_dtype(self.plan.frame_dtype or (torch.float32 if narrow else torch.float64))
+        adaptive = self.plan.interval is None and self.plan.frame_dtype is None
+        small = not self.frame.is_cuda and size < _NARROW_ALWAYS_SIZE
+        self._may_narrow = narrow and adaptive and small
+        first_dtype = torch.float32 if narrow and not self._may_narrow else torch.float64
+        self._set_dtype(self.plan.frame_dtype or first_dtype)
         self.frame = self.layer.to_working(self.state, self.frame)
         self.method = self.plan.method
         if self.method == "auto":
@@ -104,6 +115,7 @@ class LayerRun:
         self._unequal = min(self.plan.ends) < max(self.plan.ends)
         if self.plan.sum_rule:
             self.log_det = self._sums.new_zeros(len(self.frame))
+        self._ceiling = _MAX_INTERVAL
         self._rows_vanish = False
         self._carry_block = GraphedBlocks() if self.frame.is_cuda else carry_block
         self._step = 0
@@ -128,14 +140,15 @@ class LayerRun:
             delicate = self.layer.delicate(trajectory)
         linearized = self.layer.linearize(trajectory) if delicate is None else delicate
         coefficients = [c.flatten(1, 2) for c in linearized]
-        if self._may_widen():
+        if self._may_narrow or self._may_widen():
             rows = torch.stack([c.abs() for c in coefficients]).amax(dim=0)
             self._rows_vanish = bool((rows == 0.0).any())
-            underflows = bool(((rows > 0.0) & (rows < _NARROWEST_ROW)).any())
-            if delicate is not None or underflows:
+            if delicate is not None or bool(((rows > 0.0) & (rows < _NARROWEST_ROW)).any()):
+                self._may_narrow = False
                 self._set_dtype(torch.float64)
-        start = 0
-        for stop in self._stops(len(visible)):
+        start, n_steps = 0, len(visible)
+        while start < n_steps:
+            stop = start + self._product_length(n_steps - start)
             product = [c[start:stop] for c in coefficients]
             if delicate is None:
                 self._carry(product)
@@ -159,14 +172,13 @@ class LayerRun:
 
         return Trajectory(*(cut(parts) for parts in trajectory))
 
-    def _stops(self, n_steps: int) -> list[int]:
-        """Where the products of a chunk end: at checkpoints, and with the chunk."""
-        inner = {
-            step - self._step
-            for step in (self.plan.warmup, *self.plan.checkpoints)
-            if 0 < step - self._step < n_steps
-        }
-        return [*sorted(inner), n_steps]
+    def _product_length(self, n_left: int) -> int:
+        """Steps of the next product: to a checkpoint, the chunk's end or a look at what it did."""
+        due = [at - self._step for at in (self.plan.warmup, *self.plan.checkpoints)]
+        # As far again as what has been seen.
+        reach = min(max(self._step, _MIN_PRODUCT), _MAX_PRODUCT)
+        reach = self.interval * max(1, reach // self.interval)
+        return min(n_left, reach, *(steps for steps in due if steps > 0))
 
     def _carry(self, coefficients: Sequence[Tensor]) -> None:
         """Carry the frame through a product, in the cheapest way that keeps enough digits."""
@@ -177,16 +189,13 @@ class LayerRun:
             seen = _observe(logs, steps)
             if not self._takes_more_care(seen, steps):
                 break
-        if self.plan.interval is None:
-            spread, growth = _MAX_SPREAD[self.frame.dtype], _MAX_GROWTH[self.frame.dtype]
-            allowed = min(
-                steps + (spread - seen.spread) / max(seen.rate, 1e-9),
-                steps * growth / max(seen.growth, 1e-9),
-                1.0 if seen.died else _MAX_INTERVAL,
-            )
-            self.interval = max(1, int(allowed))
         self.frame = frame
         self._sums += logs.sum(dim=0)
+        if self.plan.interval is None:
+            if self._may_narrow and _longest(seen, steps, torch.float32) >= _NARROW_INTERVAL:
+                self._set_dtype(torch.float32)
+            self._may_narrow = False
+            self.interval = min(self._ceiling, _longest(seen, steps, self.frame.dtype))
 
     def _takes_more_care(self, seen: _Seen, steps: int) -> bool:
         """Whether a product lost too much and is to be done again, in the way that is now set."""
@@ -195,13 +204,19 @@ class LayerRun:
             self.method = "lu"
             return True
         if self.plan.interval is None and steps > 1:
-            within = seen.spread <= _MAX_SPREAD[self.frame.dtype]
             if seen.died:
                 # Exact zeros of one step are mixed by the next, and small ones underflow.
                 self.interval = 1
                 return True
-            if not (within and seen.growth <= _MAX_GROWTH[self.frame.dtype]):
-                self.interval = max(1, self.interval // 2)
+            excess = max(
+                seen.spread / _MAX_SPREAD[self.frame.dtype],
+                seen.growth / _MAX_GROWTH[self.frame.dtype],
+            )
+            if not excess <= 1.0:
+                # It was too long once, and is not tried a second time.
+                self._ceiling = steps - 1
+                shorter = int(steps / excess) if math.isfinite(excess) else steps // 2
+                self.interval = min(self._ceiling, max(1, shorter))
                 return True
         lost = not (math.isfinite(seen.spread) and math.isfinite(seen.growth))
         # Where no row of J is zero, a direction dies of too few digits only.
@@ -278,6 +293,16 @@ class _Seen(NamedTuple):
     rate: float
     growth: float
     died: bool
+
+
+def _longest(seen: _Seen, steps: int, dtype: torch.dtype) -> int:
+    """The interval that a frame of this dtype bears after what was seen in ``steps`` steps."""
+    allowed = min(
+        steps + (_MAX_SPREAD[dtype] - seen.spread) / max(seen.rate, 1e-9),
+        steps * _MAX_GROWTH[dtype] / max(seen.growth, 1e-9),
+        1.0 if seen.died else _MAX_INTERVAL,
+    )
+    return max(1, int(allowed))
 
 
 def _observe(logs: Tensor, steps: int) -> _Seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from optuna_aelle.lyapunov.maps.base import StateKind
@@ -39,8 +40,13 @@ class Settings:
         _one_of("state", self.state, ("full", "hidden"))
         _one_of("layers", self.layers, ("union", "coupled"))
         _one_of("direction", self.direction, (None, "forward", "backward"))
-        if self.interval != "auto" and (type(self.interval) is not int or self.interval < 1):
-            raise ValueError(f"interval must be 'auto' or at least 1, but got {self.interval!r}.")
+        if self.interval != "auto":
+            _whole("interval", self.interval, 1, " or 'auto'")
+        _whole("warmup", self.warmup, 0)
+        if self.k is not None:
+            _whole("k", self.k, 1)
+        if self.window is not None:
+            _whole("window", self.window, 1)
         if self.dtype != "auto" and self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"dtype must be a floating dtype, torch.float32 or torch.float64, or 'auto', but "
@@ -48,13 +54,18 @@ class Settings:
             )
         if self.target_stderr is not None and not self.target_stderr > 0.0:
             raise ValueError(f"target_stderr must be positive, but got {self.target_stderr}.")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window must be at least 1, but got {self.window}.")
         if self.layers == "coupled" and self.state == "hidden":
             raise ValueError(
                 "layers='coupled' needs the true map of the stack: expected state='full', got "
                 "state='hidden'."
             )
+
+
+def _whole(name: str, value: object, least: int, otherwise: str = "") -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(
+            f"{name} must be a whole number, at least {least}{otherwise}, but got {value!r}."
+        )
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -166,3 +166,9 @@ def test_what_is_wrong_with_one_model_is_said() -> None:
         lyapunov_spectra([good], [inputs, inputs])
     with pytest.raises(ValueError, match=r"D = 3, got \(40, 1, 2\)"):
         lyapunov_spectra([good, nn.GRU(3, H)], inputs)
+
+
+def test_an_error_names_the_network_that_it_is_about() -> None:
+    networks = [gaussian_(nn.RNN(D, H, nonlinearity="relu"), gain) for gain in (0.5, 1e6, 0.5)]
+    with pytest.raises(FloatingPointError, match=r"models\[1\]: .*overflowed"):
+        lyapunov_spectra(networks, noise(T, B, D))
