@@ -16,8 +16,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from optuna_aelle.lyapunov.lapack import LUFactors
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.renormalization import METHODS
+from optuna_aelle.lyapunov.renormalization import factor
 
 
 def carry_block(
@@ -37,6 +39,20 @@ def carry_block(
     for of_step in zip(*(c.unbind(0) for c in coefficients), strict=True):
         frame = layer.tangent(of_step, frame)
     return METHODS[method](frame)
+
+
+def carry_factors(
+    layer: RecurrentMap, frame: Tensor | LUFactors, coefficients: Sequence[Tensor]
+) -> tuple[LUFactors, Tensor]:
+    """As `carry_block` by LU, with the frame left as its factors for the block that follows."""
+    for of_step in zip(*(c.unbind(0) for c in coefficients), strict=True):
+        if isinstance(frame, LUFactors):
+            frame = frame.carried_by(layer.jacobian_t(of_step))
+        else:
+            frame = layer.tangent(of_step, frame)
+    # A block has at least one step, after which there are no factors left.
+    assert isinstance(frame, Tensor)
+    return factor(frame)
 
 
 class GraphedBlocks:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from optuna_aelle.lyapunov.lapack import LUFactors
 from optuna_aelle.lyapunov.lapack import lu_factors
 
 Renormalization = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -41,13 +42,16 @@ def renormalize_lu(frame: Tensor, lift: Tensor | None = None) -> tuple[Tensor, T
         lift: ``(S, N)`` what is to be added to the logarithm of a pivot for the row it is found
             in: the part of the row's scale that the numbers have no room for.
     """
-    packed_t, rows, spare = lu_factors(frame)
-    log_diagonal = _log_diagonal(packed_t)
+    factors, log_diagonal = factor(frame)
     if lift is not None:
-        log_diagonal += lift.gather(1, rows[:, : frame.shape[1]])
-    lower_t = packed_t.triu_(diagonal=1)
-    torch.diagonal(lower_t, dim1=-2, dim2=-1).fill_(1.0)
-    return spare.scatter_(-1, rows[:, None, :].expand_as(frame), lower_t), log_diagonal
+        log_diagonal += lift.gather(1, factors.rows[:, : frame.shape[1]])
+    return factors.frame(), log_diagonal
+
+
+def factor(frame: Tensor) -> tuple[LUFactors, Tensor]:
+    """As `renormalize_lu`, with P and L as they come out of it."""
+    factors = lu_factors(frame)
+    return factors, _log_diagonal(factors.packed_t)
 
 
 def renormalize_cholesky(frame: Tensor) -> tuple[Tensor, Tensor]:

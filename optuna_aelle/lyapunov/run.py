@@ -20,6 +20,9 @@ from torch import Tensor
 
 from optuna_aelle.lyapunov.blocks import GraphedBlocks
 from optuna_aelle.lyapunov.blocks import carry_block
+from optuna_aelle.lyapunov.blocks import carry_factors
+from optuna_aelle.lyapunov.lapack import LUFactors
+from optuna_aelle.lyapunov.lapack import can_be_carried_as_factors
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
@@ -118,6 +121,11 @@ class LayerRun:
         self._ceiling = _MAX_INTERVAL
         self._rows_vanish = False
         self._carry_block = GraphedBlocks() if self.frame.is_cuda else carry_block
+        self._factored = (
+            self.method == "lu"
+            and self.layer.has_jacobian
+            and can_be_carried_as_factors(self.frame)
+        )
         self._step = 0
         if self.plan.warmup == 0:
             self._offset = self._volume(self.state)
@@ -242,6 +250,13 @@ class LayerRun:
         """The frame after T steps, renormalised, and ln|diag R| ``(T / interval, S, k)``."""
         frame, logs = self.frame, []
         blocks = zip(*(torch.split(c, self.interval) for c in coefficients), strict=True)
+        if self._factored:
+            factors: Tensor | LUFactors = self.frame
+            for block in blocks:
+                factors, log_growth = carry_factors(self.layer, factors, block)
+                logs.append(log_growth)
+            assert isinstance(factors, LUFactors)
+            return factors.frame(), torch.stack(logs)
         for block in blocks:
             frame, log_growth = self._carry_block(self.layer, frame, block, self.method)
             logs.append(log_growth)

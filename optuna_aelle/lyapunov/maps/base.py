@@ -103,11 +103,13 @@ class RecurrentMap(ABC):
         part_sizes: The sizes of the tensors that an initial state consists of: (H, H) for an LSTM.
         narrow_share: The leading share of the exponents for which a float32 frame is accurate
             enough, unless it underflows.
+        has_jacobian: Whether J costs little to form.
         dtype: Dtype of the state.
     """
 
     part_sizes: tuple[int, ...]
     narrow_share: float = 1.0
+    has_jacobian: bool = False
     dtype: torch.dtype = torch.float64
     device: torch.device
 
@@ -170,6 +172,10 @@ class RecurrentMap(ABC):
     @abstractmethod
     def linearize(self, trajectory: Trajectory) -> State:
         """The coefficients of J at each step, ``(T, M, B, ·)`` each."""
+
+    def jacobian_t(self, coefficients: State) -> Tensor:
+        """Jᵀ ``(S, N, N)`` where `has_jacobian`; may be overwritten by the next call."""
+        raise NotImplementedError
 
     @abstractmethod
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:

@@ -106,9 +106,17 @@ class HiddenLSTMMap(_LSTMMap):
         return d_i * slope, d_f * slope, d_g * slope, d_o
 
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
+        return self._project_frame(torch.bmm(frame, self.jacobian_t(coefficients)))
+
+    @property
+    def has_jacobian(self) -> bool:  # type: ignore[override]
+        return self._projection_t is None
+
+    def jacobian_t(self, coefficients: State) -> Tensor:
+        """That of the unprojected hidden state."""
         gates_t = self._narrow_gates_t
-        memory = self.scratch(len(frame), *gates_t[0].shape[1:], like=frame)
-        return self._project_frame(torch.bmm(frame, mix(gates_t, coefficients, memory)))
+        memory = self.scratch(len(coefficients[0]), *gates_t[0].shape[1:], like=coefficients[0])
+        return mix(gates_t, coefficients, memory)
 
 
 class LSTMMap(_LSTMMap):

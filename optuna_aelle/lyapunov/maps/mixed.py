@@ -33,6 +33,8 @@ class MixedMap(RecurrentMap):
             one.
     """
 
+    has_jacobian = True
+
     def __init__(self, parameters: Parameters, *gates: Tensor) -> None:
         self.device = parameters.device
         self.hidden_size = gates[0].shape[-1]
@@ -46,16 +48,21 @@ class MixedMap(RecurrentMap):
 
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
         gates_t = self._narrow_gates_t
+        if len(gates_t) > 1:
+            return torch.bmm(frame, self.jacobian_t(coefficients))
+        # One matrix for all sequences of a network: one large product.
+        scales, *diagonal = coefficients
+        out = by_weight(frame, gates_t[0]).mul_(scales[:, None, :])
+        return out.addcmul_(frame, diagonal[0][:, None, :]) if diagonal else out
+
+    def jacobian_t(self, coefficients: State) -> Tensor:
+        gates_t = self._narrow_gates_t
         scales, diagonal = coefficients[: len(gates_t)], coefficients[len(gates_t) :]
-        if len(gates_t) == 1:
-            # One matrix for all sequences of a network: one large product.
-            out = by_weight(frame, gates_t[0]).mul_(scales[0][:, None, :])
-            return out.addcmul_(frame, diagonal[0][:, None, :]) if diagonal else out
-        size = len(frame)
-        jacobian_t = mix(gates_t, scales, self.scratch(size, *gates_t[0].shape[1:], like=frame))
-        if not diagonal:
-            return torch.bmm(frame, jacobian_t)
-        return torch.baddbmm(frame * diagonal[0][:, None, :], frame, jacobian_t)
+        memory = self.scratch(len(scales[0]), *gates_t[0].shape[1:], like=scales[0])
+        jacobian_t = mix(gates_t, scales, memory)
+        if diagonal:
+            torch.diagonal(jacobian_t, dim1=-2, dim2=-1).add_(diagonal[0])
+        return jacobian_t
 
 
 def mix(gates_t: Sequence[Tensor], scales: State, out: Tensor) -> Tensor:
