@@ -48,13 +48,19 @@ class Blocks(list[tuple[int, str, torch.dtype]]):
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> Blocks:
-    seen, carry_block = Blocks(), run_module.carry_block
+    seen = Blocks()
+    carry_block, carry_factors = run_module.carry_block, run_module.carry_factors
 
     def spy(layer: Any, frame: Tensor, coefficients: Any, method: str) -> Any:
         seen.append((len(coefficients[0]), method, frame.dtype))
         return carry_block(layer, frame, coefficients, method)
 
+    def spy_on_factors(layer: Any, frame: Any, coefficients: Any) -> Any:
+        seen.append((len(coefficients[0]), "lu", coefficients[0].dtype))
+        return carry_factors(layer, frame, coefficients)
+
     monkeypatch.setattr(run_module, "carry_block", spy)
+    monkeypatch.setattr(run_module, "carry_factors", spy_on_factors)
     return seen
 
 
@@ -201,6 +207,22 @@ def test_cholesky_gives_way_on_a_saturated_network(blocks: Blocks) -> None:
     assert {"cholesky", "lu"} <= {method for _, method, _ in blocks}
     by_lu = lyapunov_spectrum(network, inputs, method="lu", interval=1)
     np.testing.assert_allclose(by_cholesky.exponents, by_lu.exponents, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("name", ["rnn-tanh", "gru", "lstm-hidden", "antisymmetric", "lipschitz"])
+def test_factors_carry_as_the_frame_does(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """J P L from the triangle L is J times the frame P L."""
+    network, inputs = built(name, D, 64, 0.5), noise(40, B, D)
+    settings: dict[str, Any] = {"state": state_of(name), "dtype": dtype, "interval": 2}
+    by_factors = lyapunov_spectrum(network, inputs, **settings)
+    monkeypatch.setattr(run_module, "can_be_carried_as_factors", lambda frame: False)
+    by_frames = lyapunov_spectrum(network, inputs, **settings)
+    rounding = 1e-8 if dtype == F64 else 1e-2
+    np.testing.assert_allclose(by_factors.exponents, by_frames.exponents, atol=rounding)
+    assert not np.array_equal(by_factors.exponents, by_frames.exponents)
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "rnn-relu"])
