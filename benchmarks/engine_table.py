@@ -116,7 +116,9 @@ def _accuracy_lines(section: Any) -> list[list[str]]:
 
 
 def _residual(row: Any) -> str:
-    return "both −∞" if row["sum_of_exponents"] == "-inf" else f"{float(row['residual']):.0e}"
+    residual = float(row["residual"])
+    untested = row["sum_of_exponents"] == "-inf" and residual == 0.0
+    return "both −∞" if untested else f"{residual:.0e}"
 
 
 def peers_table(section: Any) -> str:
