@@ -1,0 +1,156 @@
+"""Record a table: many configurations of one task, trained to the end, none pruned.
+
+Networks of one shape train side by side. Every finished stack is a file of its own, so an
+interrupted run goes on where it stopped, and two commands with another ``--part`` share the work.
+The last one to finish writes the table.
+
+    python -m benchmarks.record --task digits --cell rnn
+    python -m benchmarks.record --task recall --cell mixed --part 0/2 & ... --part 1/2
+    python -m benchmarks.record --all            # everything in benchmarks/tables, hours
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.record.networks import shape_of
+from benchmarks.record.spaces import draw_params
+from benchmarks.record.tasks import TASKS
+from benchmarks.record.tasks import Task
+from benchmarks.record.training import train_stack
+
+CACHE = Path("cache/record")
+MAX_STACK = 16
+# Designs are settled on the first, results are reported on the second: no task is in both.
+DEVELOPMENT_TABLES = (
+    "digits-rnn",
+    "digits-mixed",
+    "adding-lstm",
+    "adding-mixed",
+    "lorenz-gru",
+)
+REPORT_TABLES = (
+    "fashion-gru",
+    "fashion-mixed",
+    "vowels-mixed",
+    "osuleaf-antisymmetric",
+    "charlm-lstm",
+    "charlm-mixed",
+    "recall-rnn",
+    "recall-mixed",
+    "copying-lem",
+    "copying-mixed",
+    "sines-rnn",
+    "sines-mixed",
+)
+
+
+def configuration_seed(table: str, index: int) -> int:
+    """What a configuration, its initial weights and its dropout follow from."""
+    return zlib.crc32(f"{table}:{index}".encode())
+
+
+def plan(table: str, n_configs: int) -> list[list[int]]:
+    """The numbers of the configurations that train side by side."""
+    cell = table.rsplit("-", 1)[1]
+    shapes: dict[tuple[str, int, int], list[int]] = {}
+    for i in range(n_configs):
+        params = draw_params(cell, configuration_seed(table, i))
+        shapes.setdefault(shape_of(params, cell), []).append(i)
+    stacks = []
+    for members in shapes.values():
+        n_parts = -(-len(members) // MAX_STACK)
+        stacks += [list(map(int, part)) for part in np.array_split(members, n_parts)]
+    return stacks
+
+
+def record(
+    task: Task,
+    cell: str,
+    folder: Path,
+    *,
+    n_configs: int,
+    n_epochs: int,
+    part: tuple[int, int],
+    device: torch.device,
+) -> None:
+    """Train what is not on disk yet; one file a stack."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = f"{task.name}-{cell}"
+    stacks = plan(table, n_configs)
+    missing = [s for s in stacks[part[0] :: part[1]] if not _path(folder, s).exists()]
+    n_left = n_epochs * sum(map(len, missing))
+    with tqdm(total=n_left, desc=table, unit="epoch", smoothing=0.02) as bar:
+        for members in missing:
+            seeds = [configuration_seed(table, i) for i in members]
+            result = train_stack(
+                task,
+                cell,
+                [draw_params(cell, seed) for seed in seeds],
+                seeds,
+                n_epochs=n_epochs,
+                device=device,
+                after_epoch=lambda n=len(members): bar.update(n),  # type: ignore[misc]
+            )
+            # Whole or not at all: a run may be stopped at any moment.
+            unfinished = folder / f"unfinished-{os.getpid()}.npz"
+            np.savez_compressed(unfinished, members=members, **vars(result))
+            unfinished.rename(_path(folder, members))
+
+
+def _path(folder: Path, members: Sequence[int]) -> Path:
+    return folder / f"{members[0]:04d}-{len(members)}.npz"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record the tables that the command line names."""
+    options = _parse(arguments)
+    torch.set_num_threads(1)
+    names = [*DEVELOPMENT_TABLES, *REPORT_TABLES] if options.all else options.tables
+    tasks: dict[str, Task] = {}
+    for name in names:
+        task_name, cell = name.rsplit("-", 1)
+        task = tasks.setdefault(task_name, TASKS[task_name]())
+        record(
+            task,
+            cell,
+            options.cache / name,
+            n_configs=options.configs,
+            n_epochs=options.epochs,
+            part=options.part,
+            device=options.device,
+        )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.record", description=__doc__)
+    parser.add_argument("--task", choices=sorted(TASKS))
+    parser.add_argument("--cell")
+    parser.add_argument("--tables", nargs="+", default=[], help="names like digits-rnn")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--configs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=27)
+    parser.add_argument("--part", type=_part, default=(0, 1), help="k/n: this of n shares")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    options = parser.parse_args(arguments)
+    if options.task:
+        options.tables.append(f"{options.task}-{options.cell}")
+    return options
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, count = map(int, text.split("/"))
+    return index, count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Networks of one cell, size and depth, side by side: every weight has a leading axis of networks.
+
+Notation: G networks, B sequences of T steps with D inputs, H units, n gates, L layers, O outputs.
+A stack computes what its networks would compute one by one, in a few large products instead of
+many small ones; `Stack.module` gives one of them back as the module that the engine takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from benchmarks.record.spaces import Params
+from optuna_aelle.lyapunov.cells import LEM
+from optuna_aelle.lyapunov.cells import AntisymmetricRNN
+from optuna_aelle.lyapunov.cells import CoRNN
+from optuna_aelle.lyapunov.cells import antisymmetric_matrix
+
+N_GATES = {"rnn": 1, "gru": 3, "lstm": 4, "antisymmetric": 1, "cornn": 1, "lem": 4}
+# A coupled LSTM has i = 1 − f, a minimal GRU r = 1 − z: one gate's weights are those of the
+# other with the sign changed, as rows of blocks (tied, source).
+TIED_GATES = {"lstm": (0, 1), "gru": (0, 1)}
+EPSILON, GAMMA = 0.1, 0.01
+CORNN_DT, CORNN_GAMMA, CORNN_EPSILON = 0.1, 2.7, 2.0
+
+
+def shape_of(params: Params, cell: str) -> tuple[str, int, int]:
+    """Cell, units and layers: networks that share them can be stacked."""
+    return params.get("cell", cell), params["hidden_size"], params.get("n_layers", 1)
+
+
+class Stack:
+    """G networks with their own weights, all of one shape.
+
+    Args:
+        params: The configurations, all of one `shape_of`.
+        cell: The cell of the table, or ``"mixed"``.
+        seeds: One a network: its initial weights and its dropout depend on nothing else.
+        n_inputs: D.
+        n_outputs: O.
+        n_steps: T, the longest memory that chrono biases aim at.
+        device: Where to train.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Params],
+        cell: str,
+        seeds: Sequence[int],
+        *,
+        n_inputs: int,
+        n_outputs: int,
+        n_steps: int,
+        device: torch.device,
+    ) -> None:
+        self.cell, self.size, self.n_layers = shape_of(params[0], cell)
+        self.n_inputs = n_inputs
+        self.device = device
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        each = [
+            _initial_weights(p, self.cell, self.n_layers, n_inputs, n_outputs, n_steps, generator)
+            for p, generator in zip(params, self.generators, strict=True)
+        ]
+        self.weights = {
+            name: torch.stack([weights[name] for weights in each]).to(device).requires_grad_()
+            for name in each[0]
+        }
+        tied = [p.get("gating") == "tied" for p in params]
+        self._tied = torch.tensor(tied, device=device) if any(tied) else None
+        self._dropout = torch.tensor([p["dropout"] for p in params], device=device)
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def outputs(self, x: Tensor, *, every_step: bool, training: bool = False) -> Tensor:
+        """Answers to ``x (B, T, D)``: ``(G, B, O)``, or ``(G, B, T, O)`` for every step."""
+        weights = self._effective()
+        batch, n_steps, _ = x.shape
+        signal: Tensor | None = None
+        for layer in range(self.n_layers):
+            drive = self._drive(x, signal, weights[f"ih{layer}"], weights[f"bias{layer}"])
+            signal = self._run(drive, weights, layer)
+            if training:
+                signal = signal * self._mask(batch)
+        assert signal is not None
+        if not every_step:
+            return torch.baddbmm(weights["out_bias"][:, None], signal[-1], weights["out"].mT)
+        flat = signal.transpose(0, 1).flatten(1, 2)
+        answers = torch.baddbmm(weights["out_bias"][:, None], flat, weights["out"].mT)
+        return answers.view(len(self), n_steps, batch, -1).transpose(1, 2)
+
+    def module(self, index: int) -> nn.Module:
+        """The recurrent part of one network, as a module that is ``batch_first``."""
+        weights = {name: w[index].detach() for name, w in self._effective().items()}
+        sizes = self.n_inputs, self.size
+        module: nn.Module
+        if self.cell in ("rnn", "gru", "lstm"):
+            kind = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[self.cell]
+            module = kind(*sizes, num_layers=self.n_layers, batch_first=True)
+            state = {}
+            for layer in range(self.n_layers):
+                state[f"weight_ih_l{layer}"] = weights[f"ih{layer}"]
+                state[f"weight_hh_l{layer}"] = weights[f"hh{layer}"]
+                state[f"bias_ih_l{layer}"] = weights[f"bias{layer}"]
+                state[f"bias_hh_l{layer}"] = torch.zeros_like(weights[f"bias{layer}"])
+            module.load_state_dict(state)
+            return module.to(self.device)
+        state = {
+            "weight_ih": weights["ih0"],
+            "weight_hh": weights["hh0"],
+            "bias": weights["bias0"],
+        }
+        if self.cell == "antisymmetric":
+            module = AntisymmetricRNN(*sizes, epsilon=EPSILON, gamma=GAMMA, batch_first=True)
+        elif self.cell == "cornn":
+            module = CoRNN(
+                *sizes, dt=CORNN_DT, gamma=CORNN_GAMMA, epsilon=CORNN_EPSILON, batch_first=True
+            )
+        else:
+            module = LEM(*sizes, batch_first=True)
+            state["weight_hh"], state["weight_zy"] = weights["hh0"].split(
+                [3 * self.size, self.size]
+            )
+        module.load_state_dict(state)
+        return module.to(self.device)
+
+    def _effective(self) -> dict[str, Tensor]:
+        """The weights with tied gates expanded."""
+        if self._tied is None:
+            return self.weights
+        effective = dict(self.weights)
+        tied, source = TIED_GATES[self.cell]
+        for name, weight in self.weights.items():
+            if name.startswith("out"):
+                continue
+            blocks = list(weight.chunk(N_GATES[self.cell], dim=1))
+            where = self._tied.view(-1, *(1,) * (weight.dim() - 1))
+            blocks[tied] = torch.where(where, -blocks[source], blocks[tied])
+            effective[name] = torch.cat(blocks, dim=1)
+        return effective
+
+    def _drive(self, x: Tensor, below: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        """Pre-activations of all steps from the inputs or the layer below: ``(T, G, B, nH)``."""
+        batch, n_steps, _ = x.shape
+        if below is None:
+            flat = x.transpose(0, 1).flatten(0, 1)
+            product = flat @ weight.flatten(0, 1).T + bias.flatten()
+            shaped = product.view(n_steps, batch, len(self), -1).transpose(1, 2)
+            return shaped.contiguous()
+        flat = below.transpose(0, 1).flatten(1, 2)
+        product = torch.baddbmm(bias[:, None], flat, weight.mT)
+        return product.view(len(self), n_steps, batch, -1).transpose(0, 1)
+
+    def _run(self, drive: Tensor, weights: dict[str, Tensor], layer: int) -> Tensor:
+        """Hidden states of all steps, ``(T, G, B, H)``."""
+        matrix_t = weights[f"hh{layer}"].mT
+        h = drive.new_zeros(*drive.shape[1:3], self.size)
+        hidden = []
+        if self.cell == "rnn":
+            for d in drive.unbind(0):
+                h = torch.tanh(torch.baddbmm(d, h, matrix_t))
+                hidden.append(h)
+        elif self.cell == "gru":
+            size = self.size
+            for d in drive.unbind(0):
+                recurrent = torch.bmm(h, matrix_t)
+                gates = torch.sigmoid(d[..., : 2 * size] + recurrent[..., : 2 * size])
+                reset, update = gates.chunk(2, -1)
+                new = torch.tanh(
+                    torch.addcmul(d[..., 2 * size :], reset, recurrent[..., 2 * size :])
+                )
+                h = torch.lerp(new, h, update)
+                hidden.append(h)
+        elif self.cell == "lstm":
+            c = h
+            for d in drive.unbind(0):
+                i, f, g, o = torch.baddbmm(d, h, matrix_t).chunk(4, -1)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+                hidden.append(h)
+        elif self.cell == "antisymmetric":
+            matrix_t = antisymmetric_matrix(weights[f"hh{layer}"], GAMMA).mT
+            for d in drive.unbind(0):
+                h = h + EPSILON * torch.tanh(torch.baddbmm(d, h, matrix_t))
+                hidden.append(h)
+        elif self.cell == "cornn":
+            z = h
+            for d in drive.unbind(0):
+                force = torch.tanh(torch.baddbmm(d, torch.cat([h, z], -1), matrix_t))
+                z = z + CORNN_DT * (force - CORNN_GAMMA * h - CORNN_EPSILON * z)
+                h = h + CORNN_DT * z
+                hidden.append(h)
+        else:
+            size = self.size
+            first_t, last_t = matrix_t.split([3 * size, size], dim=-1)
+            z = h
+            for d in drive.unbind(0):
+                pre = torch.baddbmm(d[..., : 3 * size], h, first_t)
+                slow, fast, candidate = pre.chunk(3, -1)
+                z = torch.lerp(z, torch.tanh(candidate), torch.sigmoid(slow))
+                candidate = torch.tanh(torch.baddbmm(d[..., 3 * size :], z, last_t))
+                h = torch.lerp(h, candidate, torch.sigmoid(fast))
+                hidden.append(h)
+        return torch.stack(hidden)
+
+    def _mask(self, batch: int) -> Tensor:
+        """Dropout of whole units, the same at all steps of a sequence: ``(G, B, H)``."""
+        draws = torch.stack([torch.rand(batch, self.size, generator=g) for g in self.generators])
+        keep = 1.0 - self._dropout[:, None, None]
+        return (draws.to(self.device) < keep) / keep
+
+
+def _initial_weights(
+    params: Params,
+    cell: str,
+    n_layers: int,
+    n_inputs: int,
+    n_outputs: int,
+    n_steps: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    size, n_gates = params["hidden_size"], N_GATES[cell]
+    width = 2 * size if cell == "cornn" else size
+    weights = {}
+    for layer in range(n_layers):
+        fan_in = n_inputs if layer == 0 else size
+        normal = torch.randn(n_gates * size, fan_in, generator=generator)
+        weights[f"ih{layer}"] = normal / math.sqrt(fan_in)
+        blocks = [
+            _recurrent_block(params.get("init_scheme", "normal"), size, generator)
+            for _ in range(n_gates * (width // size))
+        ]
+        matrix = torch.cat(blocks).view(n_gates, -1, size, size)
+        matrix = matrix.transpose(1, 2).reshape(n_gates * size, width)
+        weights[f"hh{layer}"] = params["init_gain"] * matrix
+        weights[f"bias{layer}"] = _bias(params, cell, size, n_steps, generator)
+    bound = 1.0 / math.sqrt(size)
+    weights["out"] = bound * (2.0 * torch.rand(n_outputs, size, generator=generator) - 1.0)
+    weights["out_bias"] = torch.zeros(n_outputs)
+    return weights
+
+
+def _recurrent_block(scheme: str, size: int, generator: torch.Generator) -> Tensor:
+    """One (H, H) block at gain 1."""
+    if scheme == "identity":
+        return torch.eye(size)
+    if scheme == "uniform":
+        return (2.0 * torch.rand(size, size, generator=generator) - 1.0) / math.sqrt(size)
+    if scheme == "glorot":
+        return (2.0 * torch.rand(size, size, generator=generator) - 1.0) * math.sqrt(3.0 / size)
+    normal = torch.randn(size, size, generator=generator)
+    if scheme == "orthogonal":
+        q, r = torch.linalg.qr(normal)
+        return q * torch.sign(torch.diagonal(r))
+    return normal / math.sqrt(size)
+
+
+def _bias(
+    params: Params, cell: str, size: int, n_steps: int, generator: torch.Generator
+) -> Tensor:
+    """Zero; for the gate that keeps the old state, what the configuration asks for.
+
+    Chrono: ln U(1, T − 1) for the forget gate, its negative for the input gate (Tallec and
+    Ollivier, arXiv 1804.11188). The second gate is the LSTM's forget gate and the GRU's update
+    gate, which in torch keeps the old state where it is open.
+    """
+    bias = torch.zeros(N_GATES[cell], size)
+    if params.get("gate_bias") == "chrono":
+        times = 1.0 + (n_steps - 2) * torch.rand(size, generator=generator)
+        bias[1] = times.log()
+        if cell == "lstm":
+            bias[0] = -bias[1]
+    elif "gate_bias_value" in params:
+        bias[1] = params["gate_bias_value"]
+    return bias.flatten()
