@@ -80,17 +80,16 @@ class Stack:
         """Answers to ``x (B, T, D)``: ``(G, B, O)``, or ``(G, B, T, O)`` for every step."""
         weights = self._effective()
         batch, n_steps, _ = x.shape
-        signal: Tensor | None = None
+        signal: Sequence[Tensor] = x.expand(len(self), -1, -1, -1).unbind(2)
         for layer in range(self.n_layers):
-            drive = self._drive(x, signal, weights[f"ih{layer}"], weights[f"bias{layer}"])
-            signal = self._run(drive, weights, layer)
+            signal = self._run(signal, weights, layer)
             if training:
-                signal = signal * self._mask(batch)
-        assert signal is not None
+                mask = self._mask(batch)
+                signal = [hidden * mask for hidden in signal]
+        bias, matrix_t = weights["out_bias"][:, None], weights["out"].mT
         if not every_step:
-            return torch.baddbmm(weights["out_bias"][:, None], signal[-1], weights["out"].mT)
-        flat = signal.transpose(0, 1).flatten(1, 2)
-        answers = torch.baddbmm(weights["out_bias"][:, None], flat, weights["out"].mT)
+            return torch.baddbmm(bias, signal[-1], matrix_t)
+        answers = torch.baddbmm(bias, torch.cat(tuple(signal), dim=1), matrix_t)
         return answers.view(len(self), n_steps, batch, -1).transpose(1, 2)
 
     def module(self, index: int) -> nn.Module:
@@ -143,30 +142,23 @@ class Stack:
             effective[name] = torch.cat(blocks, dim=1)
         return effective
 
-    def _drive(self, x: Tensor, below: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-        """Pre-activations of all steps from the inputs or the layer below: ``(T, G, B, nH)``."""
-        batch, n_steps, _ = x.shape
-        if below is None:
-            flat = x.transpose(0, 1).flatten(0, 1)
-            product = flat @ weight.flatten(0, 1).T + bias.flatten()
-            shaped = product.view(n_steps, batch, len(self), -1).transpose(1, 2)
-            return shaped.contiguous()
-        flat = below.transpose(0, 1).flatten(1, 2)
-        product = torch.baddbmm(bias[:, None], flat, weight.mT)
-        return product.view(len(self), n_steps, batch, -1).transpose(0, 1)
-
-    def _run(self, drive: Tensor, weights: dict[str, Tensor], layer: int) -> Tensor:
-        """Hidden states of all steps, ``(T, G, B, H)``."""
+    def _run(
+        self, inputs: Sequence[Tensor], weights: dict[str, Tensor], layer: int
+    ) -> list[Tensor]:
+        """Hidden states ``(G, B, H)`` of all steps, from what the layer is given at each."""
+        # Step by step: a product over all steps at once would leave the cache.
+        bias, input_t = weights[f"bias{layer}"][:, None], weights[f"ih{layer}"].mT
+        drives = (torch.baddbmm(bias, x, input_t) for x in inputs)
         matrix_t = weights[f"hh{layer}"].mT
-        h = drive.new_zeros(*drive.shape[1:3], self.size)
-        hidden = []
+        h = bias.new_zeros(*inputs[0].shape[:2], self.size)
+        hidden: list[Tensor] = []
         if self.cell == "rnn":
-            for d in drive.unbind(0):
+            for d in drives:
                 h = torch.tanh(torch.baddbmm(d, h, matrix_t))
                 hidden.append(h)
         elif self.cell == "gru":
             size = self.size
-            for d in drive.unbind(0):
+            for d in drives:
                 recurrent = torch.bmm(h, matrix_t)
                 gates = torch.sigmoid(d[..., : 2 * size] + recurrent[..., : 2 * size])
                 reset, update = gates.chunk(2, -1)
@@ -177,19 +169,19 @@ class Stack:
                 hidden.append(h)
         elif self.cell == "lstm":
             c = h
-            for d in drive.unbind(0):
+            for d in drives:
                 i, f, g, o = torch.baddbmm(d, h, matrix_t).chunk(4, -1)
                 c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
                 h = torch.sigmoid(o) * torch.tanh(c)
                 hidden.append(h)
         elif self.cell == "antisymmetric":
             matrix_t = antisymmetric_matrix(weights[f"hh{layer}"], GAMMA).mT
-            for d in drive.unbind(0):
+            for d in drives:
                 h = h + EPSILON * torch.tanh(torch.baddbmm(d, h, matrix_t))
                 hidden.append(h)
         elif self.cell == "cornn":
             z = h
-            for d in drive.unbind(0):
+            for d in drives:
                 force = torch.tanh(torch.baddbmm(d, torch.cat([h, z], -1), matrix_t))
                 z = z + CORNN_DT * (force - CORNN_GAMMA * h - CORNN_EPSILON * z)
                 h = h + CORNN_DT * z
@@ -198,14 +190,14 @@ class Stack:
             size = self.size
             first_t, last_t = matrix_t.split([3 * size, size], dim=-1)
             z = h
-            for d in drive.unbind(0):
+            for d in drives:
                 pre = torch.baddbmm(d[..., : 3 * size], h, first_t)
                 slow, fast, candidate = pre.chunk(3, -1)
                 z = torch.lerp(z, torch.tanh(candidate), torch.sigmoid(slow))
                 candidate = torch.tanh(torch.baddbmm(d[..., 3 * size :], z, last_t))
                 h = torch.lerp(h, candidate, torch.sigmoid(fast))
                 hidden.append(h)
-        return torch.stack(hidden)
+        return hidden
 
     def _mask(self, batch: int) -> Tensor:
         """Dropout of whole units, the same at all steps of a sequence: ``(G, B, H)``."""
