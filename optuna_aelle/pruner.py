@@ -256,6 +256,7 @@ class AeLLEPruner(BasePruner):
             std=float(value_stds[0]),
             bar=float(predictor.to_value(bar)),
             features=predictor.spoken_features(step),
+            chance=chance,
         )
         prune = chance < self._risk and not self._in_rung_floor(study, trial)
         reason = (

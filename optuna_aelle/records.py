@@ -16,10 +16,10 @@ missing.
 
 ``aelle:prediction:{step}``, written by the pruner where it predicted::
 
-    {"version": 1, "mean": 0.87, "std": 0.04, "bar": 0.95, "features": ["params", "spectrum"],
-     "trial": 7}
+    {"version": 1, "mean": 0.87, "std": 0.04, "bar": 0.95, "chance": 0.02,
+     "features": ["params", "spectrum"], "trial": 7}
 
-with ``trial`` as above.
+with ``trial`` as above and ``chance`` that of reaching the bar; both may be missing.
 
 ``aelle:lambda_1``, ``aelle:predicted_final`` and ``aelle:prune_reason`` are scalars for people:
 the last reported largest exponent, the last predicted final value, why the trial was pruned.
@@ -64,12 +64,16 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the pruner expected at one step: the final value, its uncertainty, and the bar."""
+    """What the pruner expected at one step: the final value, its uncertainty, and the bar.
+
+    ``chance`` is that of reaching the bar, None where it was not recorded.
+    """
 
     mean: float
     std: float
     bar: float
     features: tuple[str, ...]
+    chance: float | None = None
 
 
 def encode_spectrum(
@@ -110,9 +114,21 @@ def decode_spectra(trial: FrozenTrial | optuna.Trial) -> dict[int, FloatArray]:
     return {step: _exponents(payload) for step, payload in _own_payloads(trial)}
 
 
+def spectrum_payloads(trial: FrozenTrial | optuna.Trial) -> dict[int, Mapping[str, Any]]:
+    """The stored form of `decode_spectra`, by step."""
+    return dict(_own_payloads(trial))
+
+
 def spectrum_seconds(trial: FrozenTrial | optuna.Trial) -> float:
     """What the spectra of a trial have cost, in seconds."""
-    return sum(float(payload.get("seconds") or 0.0) for _, payload in _own_payloads(trial))
+    return sum(filter(math.isfinite, spectrum_seconds_by_step(trial).values()))
+
+
+def spectrum_seconds_by_step(trial: FrozenTrial | optuna.Trial) -> dict[int, float]:
+    """What each spectrum of a trial has cost, in seconds; NaN where it is not known."""
+    return {
+        step: float(payload.get("seconds", math.nan)) for step, payload in _own_payloads(trial)
+    }
 
 
 def report_spectrum(trial: optuna.Trial, spectrum: Any, step: int) -> None:
@@ -164,6 +180,8 @@ def encode_prediction(
         "bar": float(prediction.bar),
         "features": list(prediction.features),
     }
+    if prediction.chance is not None:
+        payload["chance"] = round(float(prediction.chance), 6)
     if trial is not None:
         payload["trial"] = trial
     return {f"{_PREDICTION_PREFIX}{_check_step(step)}": payload}
@@ -174,7 +192,12 @@ def decode_predictions(trial: FrozenTrial | optuna.Trial) -> dict[int, Predictio
 
     def read(payload: Mapping[str, Any]) -> tuple[Any, Prediction]:
         numbers = (float(payload["mean"]), float(payload["std"]), float(payload["bar"]))
-        return payload.get("trial"), Prediction(*numbers, features=tuple(payload["features"]))
+        chance = payload.get("chance")
+        return payload.get("trial"), Prediction(
+            *numbers,
+            features=tuple(payload["features"]),
+            chance=None if chance is None else float(chance),
+        )
 
     inherited = _failed_attempts(trial)
     found = _read_all(trial.user_attrs, _PREDICTION_PREFIX, read)

@@ -15,6 +15,7 @@ import argparse
 import os
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from tqdm import tqdm
 
 from benchmarks.record.networks import shape_of
 from benchmarks.record.spaces import draw_params
+from benchmarks.record.table import TABLES
+from benchmarks.record.table import assemble
 from benchmarks.record.tasks import TASKS
 from benchmarks.record.tasks import Task
 from benchmarks.record.training import train_stack
@@ -81,14 +84,15 @@ def record(
     n_epochs: int,
     part: tuple[int, int],
     device: torch.device,
+    tables: Path,
 ) -> None:
-    """Train what is not on disk yet; one file a stack."""
+    """Train what is not on disk yet, one file a stack; write the table once all are there."""
     folder.mkdir(parents=True, exist_ok=True)
     table = f"{task.name}-{cell}"
     stacks = plan(table, n_configs)
     missing = [s for s in stacks[part[0] :: part[1]] if not _path(folder, s).exists()]
     n_left = n_epochs * sum(map(len, missing))
-    with tqdm(total=n_left, desc=table, unit="epoch", smoothing=0.02) as bar:
+    with tqdm(disable=not missing, total=n_left, desc=table, unit="epoch", smoothing=0.02) as bar:
         for members in missing:
             seeds = [configuration_seed(table, i) for i in members]
             result = train_stack(
@@ -98,12 +102,18 @@ def record(
                 seeds,
                 n_epochs=n_epochs,
                 device=device,
-                after_epoch=lambda n=len(members): bar.update(n),  # type: ignore[misc]
+                after_epoch=partial(bar.update, len(members)),
             )
             # Whole or not at all: a run may be stopped at any moment.
             unfinished = folder / f"unfinished-{os.getpid()}.npz"
             np.savez_compressed(unfinished, members=members, **vars(result))
             unfinished.rename(_path(folder, members))
+    files = [_path(folder, s) for s in stacks]
+    if not all(file.exists() for file in files):
+        return
+    params = [draw_params(cell, configuration_seed(table, i)) for i in range(n_configs)]
+    tables.mkdir(parents=True, exist_ok=True)
+    assemble(task, cell, params, files).save(tables / f"{table}.npz")
 
 
 def _path(folder: Path, members: Sequence[int]) -> Path:
@@ -127,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             n_epochs=options.epochs,
             part=options.part,
             device=options.device,
+            tables=options.tables_folder,
         )
 
 
@@ -140,6 +151,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--part", type=_part, default=(0, 1), help="k/n: this of n shares")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--tables-folder", type=Path, default=TABLES)
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args(arguments)
     if options.task:

@@ -158,9 +158,7 @@ def _train_epoch(stack: Stack, task: Task, optimizer: StackOptimizer, epoch: int
     total, n = torch.zeros(len(stack), device=stack.device), 0
     weights = list(stack.weights.values())
     for x, y in task.batches(epoch):
-        outputs = stack.outputs(
-            x.to(stack.device), every_step=task.every_step, training=True
-        )
+        outputs = stack.outputs(x.to(stack.device), every_step=task.every_step, training=True)
         losses = task.losses(outputs, y.to(stack.device))
         # What one network has lost must not spoil the gradients of the others.
         kept = torch.where(torch.isfinite(losses), losses, torch.zeros_like(losses))

@@ -1,0 +1,87 @@
+"""From the recorded stacks to a table: one `RecordedTrials` file."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from optuna.distributions import BaseDistribution
+from optuna.trial import create_trial
+
+from benchmarks.environment import describe_environment
+from benchmarks.record.spaces import Params
+from benchmarks.record.spaces import search_space
+from benchmarks.record.tasks import Task
+from benchmarks.record.training import SPECTRUM_STEPS
+from optuna_aelle.recorded import RecordedTrials
+from optuna_aelle.records import encode_spectrum
+
+TABLES = Path(__file__).parents[1] / "tables"
+
+
+def assemble(
+    task: Task, cell: str, params: Sequence[Params], stacks: Sequence[Path]
+) -> RecordedTrials:
+    """Put the stacks of a table together, in the order of the configurations."""
+    space = search_space(cell)
+    n = len(params)
+    arrays: dict[str, np.ndarray] = {}
+    for path in stacks:
+        with np.load(path, allow_pickle=False) as file:
+            members = file["members"]
+            for name in file.files:
+                if name == "members":
+                    continue
+                part = file[name]
+                whole = arrays.setdefault(name, np.full((n, *part.shape[1:]), np.nan))
+                whole[members] = part
+    trials = []
+    for i, configuration in enumerate(params):
+        attributes: dict[str, object] = {}
+        for column, step in enumerate(SPECTRUM_STEPS):
+            exponents = arrays["spectra"][i, column]
+            if not np.isnan(exponents).any():
+                seconds = float(arrays["spectrum_seconds"][i, column])
+                attributes |= encode_spectrum(exponents, step, seconds=seconds)
+        values = arrays["validation"][i]
+        trial = create_trial(
+            value=float(values[-1]),
+            params=dict(configuration),
+            distributions=_distributions(configuration, space),
+            intermediate_values=dict(enumerate(map(float, values))),
+            user_attrs=attributes,
+        )
+        trial.number = i
+        trial.datetime_start = trial.datetime_complete = None
+        trials.append(trial)
+    return RecordedTrials(
+        name=f"{task.name}-{cell}",
+        direction=task.direction,
+        trials=tuple(trials),
+        step_seconds=arrays["seconds"].mean(axis=1).astype(np.float32).astype(np.float64),
+        curves={
+            name: arrays[name].astype(np.float32).astype(np.float64)
+            for name in ("test", "train_loss", "seconds")
+        },
+        metadata={
+            "task": task.name,
+            "cell": cell,
+            "metric": task.metric,
+            "description": (task.__doc__ or "").split("\n")[0],
+            "data_version": task.data_version,
+            "recorded": datetime.date.today().isoformat(),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "environment": describe_environment(),
+        },
+    )
+
+
+def _distributions(
+    params: Params, space: dict[str, BaseDistribution]
+) -> dict[str, BaseDistribution]:
+    return {name: space[name] for name in params}

@@ -1,0 +1,126 @@
+"""Which recorded configuration a replay tries next, as an Optuna sampler.
+
+A fixed stream is an order of the recorded trials. An adaptive one lets any sampler propose and
+takes the recorded configuration next to the proposal that has not been tried yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.distributions import FloatDistribution
+from optuna.distributions import IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from optuna.trial import Trial
+from optuna.trial import TrialState
+from optuna.trial import create_trial
+
+from optuna_aelle.features import ParameterEncoder
+
+
+class RecordedStream(BaseSampler):
+    """Give each new trial the parameters of a recorded one; `take` says of which.
+
+    Args:
+        recorded: The trials to choose from.
+        order: Indices in the order to try; for an adaptive stream, those that may be tried.
+        proposer: Proposes parameters where the stream is adaptive.
+    """
+
+    def __init__(
+        self,
+        recorded: Sequence[FrozenTrial],
+        order: Iterable[int],
+        proposer: BaseSampler | None = None,
+    ) -> None:
+        self._recorded = recorded
+        self._left = list(order)
+        self._proposer = proposer
+        self._current = -1
+        if proposer is not None:
+            self._space: dict[str, BaseDistribution] = {}
+            for trial in recorded:
+                self._space |= trial.distributions
+            self._encoder = ParameterEncoder(recorded)
+            self._positions = self._encoder.encode(recorded)
+
+    def take(self, study: Study) -> tuple[Trial, int]:
+        """Ask for a trial: itself, with its parameters set, and the index of the recorded one."""
+        trial = study.ask()
+        source = self._recorded[self._current]
+        for name, distribution in source.distributions.items():
+            _suggest(trial, name, distribution)
+        return trial, self._current
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        if self._proposer is None:
+            self._current = self._left.pop(0)
+        else:
+            nearest = self._nearest(self._proposed(self._proposer, study, trial))
+            self._left.remove(nearest)
+            self._current = nearest
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._recorded[self._current].params[param_name]
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if self._proposer is not None:
+            self._proposer.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        if self._proposer is not None:
+            self._proposer.after_trial(study, trial, state, values)
+
+    def _proposed(self, proposer: BaseSampler, study: Study, trial: FrozenTrial) -> FrozenTrial:
+        space = proposer.infer_relative_search_space(study, trial)
+        params = proposer.sample_relative(study, trial, space)
+        for name, distribution in self._space.items():
+            if name not in params:
+                params[name] = proposer.sample_independent(study, trial, name, distribution)
+        return create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions={name: self._space[name] for name in params},
+        )
+
+    def _nearest(self, proposal: FrozenTrial) -> int:
+        away = self._positions[self._left] - self._encoder.encode([proposal])
+        return self._left[int(np.argmin((away**2).sum(axis=1)))]
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
+    if isinstance(distribution, FloatDistribution):
+        d = distribution
+        trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    else:
+        trial.suggest_categorical(name, distribution.choices)  # type: ignore[attr-defined]
