@@ -82,7 +82,9 @@ def standings(lessons: Sequence[FrozenTrial], sign: float) -> tuple[FloatArray, 
         ranks = np.array([place[i] for i in ahead])
         below = np.searchsorted(np.sort(theirs), own, "left")
         above = np.searchsorted(np.sort(theirs), own, "right")
-        variance[stopped] = 1.0 - _informativeness(theirs, ranks) ** 2
+        # Only as far as it is known where those ended who went on.
+        known = 1.0 - variance[ahead]
+        variance[stopped] = 1.0 - _informativeness(theirs, ranks, known) ** 2
         # Sort by place first; those who fall between the same two, by their own values.
         at = np.concatenate([ranks, (below + above) / 2.0 + 0.5])
         within = np.concatenate([np.zeros(len(ahead)), rankdata(own)])
@@ -93,25 +95,36 @@ def standings(lessons: Sequence[FrozenTrial], sign: float) -> tuple[FloatArray, 
     return normal_scores([place[i] for i in range(len(lessons))]), variance
 
 
-def _informativeness(values: FloatArray, ranks: FloatArray) -> float:
+def _informativeness(values: FloatArray, ranks: FloatArray, weights: FloatArray) -> float:
     """Rank correlation of values at one step with where the trials ended, shrunk if few."""
-    n = len(values)
-    if n < 3 or np.ptp(rankdata(values)) == 0.0 or np.ptp(ranks) == 0.0:
+    n = weights.sum()
+    if n < 3.0:
         return 0.0
-    correlation = float(np.corrcoef(rankdata(values), rankdata(ranks))[0, 1])
-    return max(correlation, 0.0) * n / (n + _SKEPTICS)
+    return max(rank_correlation(values, ranks, weights), 0.0) * n / (n + _SKEPTICS)
+
+
+def rank_correlation(a: FloatArray, b: FloatArray, weights: FloatArray) -> float:
+    """Spearman correlation in which each pair counts by its weight; 0 where nothing varies."""
+    ranks = np.stack([rankdata(a), rankdata(b)])
+    if weights.sum() <= 0.0:
+        return 0.0
+    ranks -= np.average(ranks, axis=1, weights=weights)[:, None]
+    covariance = (weights * ranks) @ ranks.T
+    scale = np.sqrt(covariance[0, 0] * covariance[1, 1])
+    return float(covariance[0, 1] / scale) if scale > 0.0 else 0.0
 
 
 def curve_statistics(trials: Sequence[FrozenTrial], step: int, sign: float) -> FloatArray:
     """Last value and mean of all values up to ``step``, higher is better: ``(n, 2)``.
 
-    What is missing or not a number counts as worse than anything.
+    A curve that is missing or ends in NaN counts as worse than anything; a NaN on the way that
+    the training recovered from is passed over.
     """
     rows = np.full((len(trials), 2), -np.inf)
     for row, trial in zip(rows, trials, strict=True):
         values = sign * np.asarray(reports(trial, step), dtype=np.float64)
-        if len(values) and not np.isnan(values).any():
-            row[:] = values[-1], values.mean()
+        if len(values) and not np.isnan(values[-1]):
+            row[:] = values[-1], np.nanmean(values)
     return rows
 
 

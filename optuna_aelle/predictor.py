@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import Literal
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
-from scipy.stats import rankdata
 
 from optuna_aelle.evidence import EvidenceRegression
 from optuna_aelle.evidence import fit_evidence
 from optuna_aelle.features import ParameterEncoder
 from optuna_aelle.features import curve_statistics
 from optuna_aelle.features import is_lesson
+from optuna_aelle.features import rank_correlation
 from optuna_aelle.features import reports
 from optuna_aelle.features import score_against
 from optuna_aelle.features import standings
@@ -39,6 +40,8 @@ Kernel = Callable[[FloatArray, FloatArray], FloatArray]
 
 FEATURES: tuple[Feature, ...] = ("curve", "params", "spectrum")
 MIN_LESSONS = 4
+# Fits cost the cube of the number of lessons; the latest so many say enough.
+_MAX_LESSONS = 300
 # A group that explains less than this share of the prediction has not spoken.
 _SPOKE = 0.1
 _STANDARD_ERRORS = 2.0
@@ -67,6 +70,16 @@ class Skill:
         return float(np.tanh(z))
 
 
+class SpectrumRegressor(Protocol):
+    """Reads a score from spectra ``(n, k)``; rows of one ``groups`` label are one network."""
+
+    out_of_fold_prediction_: FloatArray
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, *, groups: npt.ArrayLike) -> object: ...
+
+    def predict(self, X: npt.ArrayLike) -> FloatArray: ...
+
+
 @dataclass(frozen=True, eq=False)
 class _Model:
     regression: EvidenceRegression
@@ -82,6 +95,9 @@ class PerformancePredictor:
         features: Which groups to use. A group without data (no spectra, no parameters) drops out.
         direction: ``"minimize"`` or ``"maximize"``, as in the study.
         random_state: Of the AeLLE ensemble; the same lessons give the same predictions.
+        spectrum_regressor: Makes, of a random state, what reads a score from spectra:
+            `AeLLERegressor`, or another estimator whose ``fit(X, y, groups=...)`` leaves an
+            ``out_of_fold_prediction_``.
     """
 
     def __init__(
@@ -90,6 +106,7 @@ class PerformancePredictor:
         *,
         direction: Literal["minimize", "maximize"] = "minimize",
         random_state: int = 0,
+        spectrum_regressor: Callable[[int], SpectrumRegressor] | None = None,
     ) -> None:
         unknown = [name for name in features if name not in FEATURES]
         if unknown or not features:
@@ -99,6 +116,7 @@ class PerformancePredictor:
         self.features = tuple(features)
         self.direction = direction
         self.random_state = random_state
+        self.spectrum_regressor = spectrum_regressor or _aelle
         self._sign = 1.0 if direction == "maximize" else -1.0
         self._lock = threading.RLock()
 
@@ -110,12 +128,12 @@ class PerformancePredictor:
         self._lock = threading.RLock()
 
     def fit(self, trials: Sequence[FrozenTrial]) -> PerformancePredictor:
-        """Learn from the trials that have ended; others are passed over.
+        """Learn from the trials that have ended, at most 300; others are passed over.
 
         Raises:
             ValueError: Fewer than 4 trials have ended with a value, or all with the same one.
         """
-        self._lessons = [trial for trial in trials if is_lesson(trial)]
+        self._lessons = _latest([trial for trial in trials if is_lesson(trial)])
         if len(self._lessons) < MIN_LESSONS:
             raise ValueError(
                 f"Expected at least {MIN_LESSONS} trials that finished or were pruned with a "
@@ -128,13 +146,14 @@ class PerformancePredictor:
         self._encoder = ParameterEncoder(self._lessons)
         self._models: dict[int, _Model] = {}
         self._spectral: dict[tuple[int, int], float] | None = None
-        self._aelle: object | None = None
+        self._aelle: SpectrumRegressor | None = None
         return self
 
     @property
     def best_standing(self) -> float:
         """The standing of the best finished lesson, of any lesson if none has finished."""
-        return float(self._standings.max())
+        finished = np.array([t.state == TrialState.COMPLETE for t in self._lessons])
+        return float(self._standings[finished if finished.any() else slice(None)].max())
 
     def standing_quantile(self, share: float) -> float:
         """The standing that only ``share`` of the lessons reach."""
@@ -225,6 +244,12 @@ class PerformancePredictor:
             )
         lessons = [self._lessons[i] for i in past]
         rows = self._rows(lessons, step, past)
+        known = 1.0 - self._doubts[past]
+        if "spectrum" in rows:
+            # A score that ranks its own lessons the wrong way round has found nothing.
+            scores = rows["spectrum"][:, 0]
+            if rank_correlation(scores, self._standings[past], known) <= 0.0:
+                del rows["spectrum"]
         kernels: list[tuple[str, Kernel]] = [("constant", _constant)]
         kernels += [(name, _linear) for name in rows if name != "constant"]
         if "params" in rows:
@@ -237,13 +262,12 @@ class PerformancePredictor:
             (targets - center) / scale,
             self._doubts[past] / scale**2,
         ).rescaled(center, scale)
-        known = 1.0 - self._doubts[past]
         skill = Skill(
-            n=float(known.sum() ** 2 / max((known**2).sum(), 1e-12)),
-            model=_rank_correlation(regression.leave_one_out()[0], targets, known),
+            n=float(known.sum()),
+            model=rank_correlation(regression.leave_one_out()[0], targets, known),
             baseline=0.0
             if step < 0
-            else _rank_correlation(
+            else rank_correlation(
                 curve_statistics(lessons, step, self._sign)[:, 0], targets, known
             ),
         )
@@ -291,13 +315,12 @@ class PerformancePredictor:
                 fresh.append(row)
                 spectra.append(known[latest])
         if fresh:
-            scores[fresh, 0] = self._aelle.predict(np.stack(spectra))  # type: ignore[attr-defined]
+            scores[fresh, 0] = self._aelle.predict(np.stack(spectra))
         return scores
 
     def _fit_aelle(self) -> None:
-        from optuna_aelle.aelle import AeLLERegressor
-
-        aelle, spectral = None, {}
+        aelle: SpectrumRegressor | None = None
+        spectral: dict[tuple[int, int], float] = {}
         try:
             found = [
                 (i, step, spectrum)
@@ -307,7 +330,7 @@ class PerformancePredictor:
             groups = [i for i, _, _ in found]
             if len(set(groups)) < MIN_LESSONS:
                 return
-            regressor = AeLLERegressor(random_state=self.random_state)
+            regressor = self.spectrum_regressor(self.random_state)
             regressor.fit(
                 np.stack([spectrum for _, _, spectrum in found]),
                 self._standings[groups],
@@ -322,6 +345,21 @@ class PerformancePredictor:
             self._aelle, self._spectral = aelle, spectral
 
 
+def _aelle(random_state: int) -> SpectrumRegressor:
+    from optuna_aelle.aelle import AeLLERegressor
+
+    return AeLLERegressor(random_state=random_state)
+
+
+def _latest(lessons: list[FrozenTrial]) -> list[FrozenTrial]:
+    """At most `_MAX_LESSONS` of them: finished ones first, then the last that were pruned."""
+    finished = [t for t in lessons if t.state == TrialState.COMPLETE][-_MAX_LESSONS:]
+    n_pruned = _MAX_LESSONS - len(finished)
+    pruned = [t for t in lessons if t.state != TrialState.COMPLETE]
+    kept = {id(t) for t in [*finished, *pruned[max(len(pruned) - n_pruned, 0) :]]}
+    return [t for t in lessons if id(t) in kept]
+
+
 def _constant(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.ones((len(a), len(b)))
 
@@ -333,14 +371,3 @@ def _linear(a: FloatArray, b: FloatArray) -> FloatArray:
 def _radial(a: FloatArray, b: FloatArray) -> FloatArray:
     squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=-1)
     return np.asarray(np.exp(-squared / (2.0 * a.shape[1])))
-
-
-def _rank_correlation(a: FloatArray, b: FloatArray, weights: FloatArray) -> float:
-    """Spearman correlation in which each pair counts by its weight."""
-    ranks = np.stack([rankdata(a), rankdata(b)])
-    if weights.sum() <= 0.0:
-        return 0.0
-    ranks -= np.average(ranks, axis=1, weights=weights)[:, None]
-    covariance = (weights * ranks) @ ranks.T
-    scale = np.sqrt(covariance[0, 0] * covariance[1, 1])
-    return float(covariance[0, 1] / scale) if scale > 0.0 else 0.0

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ from optuna_aelle.predictor import FEATURES
 from optuna_aelle.predictor import MIN_LESSONS
 from optuna_aelle.predictor import Feature
 from optuna_aelle.predictor import PerformancePredictor
+from optuna_aelle.predictor import SpectrumRegressor
 from optuna_aelle.records import FIT_SECONDS_KEY
 from optuna_aelle.records import PREDICTED_FINAL_KEY
 from optuna_aelle.records import PRUNE_REASON_KEY
@@ -55,6 +57,8 @@ _RUNG_FLOOR = 1.0 / 3.0
 _FIRST_RUNG = 4
 # Refits wait until there is a quarter more to learn from, so their cost stays in proportion.
 _REFIT_GROWTH = 1.25
+# What took less than this, in seconds, was no fit.
+_LEAST_CHARGE = 0.005
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,15 @@ class _Verdict:
 class PredictorCache:
     """Predictors by what they were fitted to: refits are caches, the storage is the truth."""
 
-    def __init__(self, features: Sequence[Feature], n_startup_trials: int) -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        n_startup_trials: int,
+        spectrum_regressor: Callable[[int], SpectrumRegressor] | None = None,
+    ) -> None:
         self._features = tuple(features)
         self._n_startup_trials = n_startup_trials
+        self._spectrum_regressor = spectrum_regressor
         self._lock = threading.Lock()
         self._latest: tuple[object, PerformancePredictor | None] | None = None
 
@@ -81,8 +91,11 @@ class PredictorCache:
         key = (study.study_name, study.direction, tuple(map(_completion, lessons)))
         with self._lock:
             if self._latest is None or self._latest[0] != key:
-                direction = study.direction.name.lower()
-                predictor = PerformancePredictor(self._features, direction=direction)  # type: ignore[arg-type]
+                predictor = PerformancePredictor(
+                    self._features,
+                    direction=study.direction.name.lower(),  # type: ignore[arg-type]
+                    spectrum_regressor=self._spectrum_regressor,
+                )
                 try:
                     self._latest = (key, predictor.fit(lessons))
                 except ValueError:  # too few lessons, or all alike
@@ -90,10 +103,15 @@ class PredictorCache:
             return self._latest[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_features": self._features, "_n_startup_trials": self._n_startup_trials}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_lock", "_latest")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_features"], state["_n_startup_trials"])  # type: ignore[misc]
+        self.__dict__.update(state)
+        self._lock, self._latest = threading.Lock(), None
 
 
 class AeLLEPruner(BasePruner):
@@ -113,6 +131,7 @@ class AeLLEPruner(BasePruner):
         calibration_interval: Every so many trials, the first included, one is never pruned by
             anything, so that predictions can be held against undisturbed final values; 0 for none.
         features: Groups of features of the predictor.
+        spectrum_regressor: As in `PerformancePredictor`.
 
     Raises:
         ValueError: An argument is out of range. Also from `prune`, in a multi-objective study.
@@ -127,6 +146,7 @@ class AeLLEPruner(BasePruner):
         risk: float = 0.15,
         calibration_interval: int = 40,
         features: Sequence[Feature] = FEATURES,
+        spectrum_regressor: Callable[[int], SpectrumRegressor] | None = None,
     ) -> None:
         if wrapped_pruner is not None and not isinstance(wrapped_pruner, BasePruner):
             raise TypeError(
@@ -151,7 +171,13 @@ class AeLLEPruner(BasePruner):
         self._n_warmup_steps = n_warmup_steps
         self._risk = risk
         self._calibration_interval = calibration_interval
-        self._cache = PredictorCache(features, n_startup_trials)
+        self._cache = PredictorCache(features, n_startup_trials, spectrum_regressor)
+        self._reads_spectra = "spectrum" in features
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What `replay` must give and charge this pruner for besides reported values."""
+        return frozenset({"spectra"} if self._reads_spectra else ())
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop ``trial``; called by ``trial.should_prune()``."""
@@ -214,9 +240,13 @@ class AeLLEPruner(BasePruner):
         started = time.perf_counter()
         try:
             verdict = self._judge(study, trial)
-            if verdict is None:
-                return None
             spent = fit_seconds(stored)
+            if verdict is None:
+                # A fit that led to nothing is charged, too; looking whether to ask is free.
+                seconds = time.perf_counter() - started
+                if seconds > _LEAST_CHARGE:
+                    self._write(study, trial, {FIT_SECONDS_KEY: spent + seconds})
+                return None
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(
                 f"prediction failed:{type(error).__name__}",
@@ -270,7 +300,8 @@ class AeLLEPruner(BasePruner):
         """Whether the predictor is to be asked now at all; cheap, before anything is fetched."""
         step = trial.last_step
         if step is None:
-            return self._n_warmup_steps == 0 and UNTRAINED_STEP in decode_spectra(trial)
+            untrained = UNTRAINED_STEP in decode_spectra(trial) or not self._reads_spectra
+            return self._n_warmup_steps == 0 and untrained
         if step < self._n_warmup_steps or not math.isfinite(trial.intermediate_values[step]):
             return False
         return _is_rung(len(trial.intermediate_values))

@@ -26,7 +26,6 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from tqdm import tqdm
 
@@ -59,8 +58,7 @@ class ReplayedStudy:
         steps: Trained steps of each trial.
         overhead_seconds: What the pruner has cost.
         cut: Trials that ended because their recording did.
-        costs: Steps and overhead, in steps, when ``bests`` improved.
-        bests: The best final value so far.
+        finished: Of each trial that ran to its end, the cost so far, in steps, and its index.
     """
 
     study: optuna.Study
@@ -68,8 +66,7 @@ class ReplayedStudy:
     steps: list[int] = field(default_factory=list)
     overhead_seconds: float = 0.0
     cut: int = 0
-    costs: list[float] = field(default_factory=list)
-    bests: list[float] = field(default_factory=list)
+    finished: list[tuple[float, int]] = field(default_factory=list)
 
 
 def replay(
@@ -154,9 +151,7 @@ def replay(
                     indices if sampler is not None else indices[:n_trials],
                     n_trials=n_trials,
                     proposer=None if sampler is None else sampler(seed + repeat),
-                    study_name=recorded.name
-                    if order == "recorded"
-                    else f"{recorded.name}-{repeat}",
+                    study_name=study_name,
                     keep_numbers=order == "recorded",
                 )
                 row = {"pruner": name, "repeat": repeat}
@@ -211,10 +206,8 @@ def replay_study(
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
             study.tell(trial, value)
-            if not replayed.bests or study.best_value != replayed.bests[-1]:
-                spent = sum(replayed.steps) + replayed.overhead_seconds * per_second
-                replayed.costs.append(spent)
-                replayed.bests.append(study.best_value)
+            spent = sum(replayed.steps) + replayed.overhead_seconds * per_second
+            replayed.finished.append((spent, index))
     finally:
         optuna.logging.set_verbosity(verbosity)
     return replayed
@@ -290,58 +283,72 @@ def _mean_step_seconds(recorded: RecordedTrials) -> float:
 def _measure(
     recorded: RecordedTrials, replayed: ReplayedStudy, *, adaptive: bool
 ) -> dict[str, Any]:
+    overhead = replayed.overhead_seconds / _mean_step_seconds(recorded)
+    row = measure_outcome(
+        recorded,
+        replayed.indices,
+        replayed.finished,
+        spent=sum(replayed.steps) + overhead,
+        adaptive=adaptive,
+    )
+    full = _full_compute(recorded, replayed.indices)
+    return row | {
+        "overhead_share": overhead / full,
+        "untrained_share": float(np.mean([steps == 0 for steps in replayed.steps])),
+        "cut": replayed.cut,
+        **_calibration(recorded, replayed),
+    }
+
+
+def measure_outcome(
+    recorded: RecordedTrials,
+    indices: Sequence[int],
+    finished: Sequence[tuple[float, int]],
+    *,
+    spent: float,
+    adaptive: bool = False,
+) -> dict[str, Any]:
+    """The columns of `replay` that any way to spend training on recorded trials has.
+
+    Args:
+        recorded: The trials.
+        indices: Of the trials that were tried.
+        finished: Of each that ran to its end, the cost so far, in steps, and its index.
+        spent: The whole cost, in steps.
+        adaptive: Whether the trials that were tried depended on the outcome.
+    """
     sign = 1.0 if recorded.direction == "maximize" else -1.0
     finals = sign * recorded.finals
     best, middle = np.nanmax(finals), np.nanmedian(finals)
     spread = max(float(best - middle), 1e-12)
-    stream = finals[replayed.indices]
-    reference = float(best) if adaptive or np.isnan(stream).all() else float(np.nanmax(stream))
-    per_second = 1.0 / _mean_step_seconds(recorded)
-    full = sum(len(recorded.trials[i].intermediate_values) for i in replayed.indices)
-    overhead = replayed.overhead_seconds * per_second
-    bests = [sign * value for value in replayed.bests]
-    costs = np.array(replayed.costs)
+    tried = finals[list(indices)]
+    reference = float(best) if adaptive or np.isnan(tried).all() else float(np.nanmax(tried))
+    full = _full_compute(recorded, indices)
+    costs = [cost for cost, _ in finished]
+    ends = finals[[index for _, index in finished]]
 
-    def regret(found: Sequence[float]) -> float:
-        return (reference - found[-1]) / spread if found else 1.0
+    def regret(n_finished: int) -> float:
+        return (reference - float(ends[:n_finished].max())) / spread if n_finished else 1.0
 
-    trials = replayed.study.get_trials(deepcopy=False)
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    row = {
-        "n_trials": len(replayed.indices),
-        "n_complete": len(complete),
-        "epochs_share": (sum(replayed.steps) + overhead) / full,
-        "overhead_share": overhead / full,
-        "best_value": sign * bests[-1] if bests else math.nan,
-        "regret": regret(bests),
-        "best_kept": bool(bests) and bests[-1] >= reference,
+    chosen = None if not finished else finished[int(np.argmax(ends))][1]
+    row: dict[str, Any] = {
+        "n_trials": len(indices),
+        "n_complete": len(finished),
+        "epochs_share": spent / full,
+        "best_value": math.nan if chosen is None else float(recorded.finals[chosen]),
+        "regret": regret(len(finished)),
+        "best_kept": chosen is not None and float(ends.max()) >= reference,
     }
     for budget in BUDGETS:
-        n_found = int(np.searchsorted(costs, budget * full, "right"))
-        row[f"regret_at_{round(100 * budget)}"] = regret(bests[:n_found])
-    row["untrained_share"] = float(np.mean([steps == 0 for steps in replayed.steps]))
-    row["cut"] = replayed.cut
-    if recorded.curves:
-        chosen = _chosen(replayed, complete, recorded)
-        for name, curve in recorded.curves.items():
-            row[f"chosen_{name}"] = math.nan if chosen is None else _last(curve[chosen])
-    return row | _calibration(recorded, replayed, sign)
+        within = int(np.searchsorted(costs, budget * full, "right"))
+        row[f"regret_at_{round(100 * budget)}"] = regret(within)
+    for name, curve in recorded.curves.items():
+        row[f"chosen_{name}"] = math.nan if chosen is None else _last(curve[chosen])
+    return row
 
 
-def _chosen(
-    replayed: ReplayedStudy, complete: Sequence[FrozenTrial], recorded: RecordedTrials
-) -> int | None:
-    """The recorded trial that a user would take: the best that ran to its end."""
-    if not complete:
-        return None
-    ran = [
-        i
-        for i, steps in zip(replayed.indices, replayed.steps, strict=True)
-        if steps == len(recorded.trials[i].intermediate_values)
-        and recorded.trials[i].state == TrialState.COMPLETE
-        and recorded.trials[i].values[0] == replayed.study.best_value
-    ]
-    return ran[0] if ran else None
+def _full_compute(recorded: RecordedTrials, indices: Sequence[int]) -> int:
+    return sum(len(recorded.trials[i].intermediate_values) for i in indices)
 
 
 def _last(curve: np.ndarray[Any, Any]) -> float:
@@ -349,10 +356,9 @@ def _last(curve: np.ndarray[Any, Any]) -> float:
     return float(finite[-1]) if finite.size else math.nan
 
 
-def _calibration(
-    recorded: RecordedTrials, replayed: ReplayedStudy, sign: float
-) -> dict[str, float]:
+def _calibration(recorded: RecordedTrials, replayed: ReplayedStudy) -> dict[str, float]:
     """How the predictions on the trials compare with what was recorded."""
+    sign = 1.0 if recorded.direction == "maximize" else -1.0
     within, errors = [], []
     numbered = [t for t in replayed.study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
     for trial, index in zip(numbered, replayed.indices, strict=True):

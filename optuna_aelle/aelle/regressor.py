@@ -386,15 +386,13 @@ class AeLLERegressor(
             self.out_of_fold_prediction_[scored] = scores[scored].mean()
             return
         rows = np.flatnonzero(scored)
-        own_mean = mean[fold[rows], 0]
         own_deviation = deviation[fold[rows], rows]
-        actual = scores[rows] - own_mean
-        self.slope_ = _shrinkage(own_deviation, actual)
+        # From one mean for all: the mean that a member has seen is low where the hidden scores
+        # are high, and would make noise look like a (reversed) prediction.
+        common_mean = scores[rows].mean()
+        self.slope_ = _shrinkage(own_deviation, scores[rows] - common_mean)
         self.out_of_fold_prediction_ = (mean + self.slope_ * deviation).mean(axis=0)
-        for held_out in np.unique(fold[rows]):
-            at = fold[rows] == held_out
-            slope = _shrinkage(own_deviation[~at], actual[~at])
-            self.out_of_fold_prediction_[rows[at]] = (own_mean + slope * own_deviation)[at]
+        self.out_of_fold_prediction_[rows] = common_mean + self.slope_ * own_deviation
         residuals = np.abs(scores[rows] - self.out_of_fold_prediction_[rows])
         # Student's t widens one sigma as few networks demand; epochs of one network count once.
         small_sample = stats.t.ppf(0.5 + _ONE_SIGMA / 2, n_groups - 1)

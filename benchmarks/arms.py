@@ -1,0 +1,126 @@
+"""The arms of the comparison: Optuna's pruners as they come and tuned, other peers, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from optuna.pruners import BasePruner
+from optuna.pruners import HyperbandPruner
+from optuna.pruners import MedianPruner
+from optuna.pruners import NopPruner
+from optuna.pruners import PercentilePruner
+from optuna.pruners import SuccessiveHalvingPruner
+from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.peers import CurveRegressionPruner
+from benchmarks.peers import LossSumPruner
+from benchmarks.peers import TopK
+from optuna_aelle import AeLLEPruner
+
+FloatArray = npt.NDArray[np.float64]
+PrunerFactory = Callable[[], BasePruner]
+
+OURS = "AeLLE"
+SHUFFLED = "AeLLE, shuffled spectra"
+
+
+def optuna_arms(n_epochs: int) -> dict[str, PrunerFactory]:
+    """No pruner, and Optuna's."""
+    arms: dict[str, PrunerFactory] = {
+        "none": NopPruner,
+        "Median": MedianPruner,
+        "Median, warm-up 1": partial(MedianPruner, n_warmup_steps=1),
+        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=5),
+        "Percentile 25": partial(PercentilePruner, 25.0),
+    }
+    for eta in (2, 3, 4):
+        for least in (1, 3):
+            arms[f"SHA η={eta}, min {least}"] = partial(
+                SuccessiveHalvingPruner, min_resource=least, reduction_factor=eta
+            )
+    for least in (1, 3):
+        arms[f"Hyperband, min {least}"] = partial(
+            HyperbandPruner, min_resource=least, max_resource=n_epochs, reduction_factor=3
+        )
+    return arms
+
+
+def peer_arms() -> dict[str, PrunerFactory]:
+    """Other peers that decide as trials run."""
+    arms: dict[str, PrunerFactory] = {
+        f"loss sum {percentile}": partial(LossSumPruner, float(percentile))
+        for percentile in (25, 50)
+    }
+    for risk in (0.05, 0.2):
+        for warmup in (0, 2):
+            arms[f"regression {risk:g}, warm-up {warmup}"] = partial(
+                CurveRegressionPruner, risk, n_warmup_steps=warmup
+            )
+    return arms
+
+
+def resuming_arms() -> dict[str, TopK]:
+    """Those that stop everybody and take a few up again."""
+    return {f"{i} epochs, top {k}": TopK(i, k) for i in (1, 2, 3, 5, 10) for k in (1, 3, 5)}
+
+
+def our_arms() -> dict[str, PrunerFactory]:
+    """The pruner and its ablations; shuffled spectra come from another table."""
+    return {
+        OURS: AeLLEPruner,
+        "AeLLE over SHA η=4": partial(
+            AeLLEPruner, SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
+        ),
+        "AeLLE, params": partial(AeLLEPruner, features=("params",)),
+        "AeLLE, curve": partial(AeLLEPruner, features=("curve",)),
+        "AeLLE, curve + params": partial(AeLLEPruner, features=("curve", "params")),
+        "AeLLE, spectrum": partial(AeLLEPruner, features=("spectrum",)),
+        "AeLLE, PCA": partial(AeLLEPruner, spectrum_regressor=partial(LinearRegressor, 8)),
+        "AeLLE, raw spectrum": partial(
+            AeLLEPruner, spectrum_regressor=partial(LinearRegressor, None)
+        ),
+        SHUFFLED: AeLLEPruner,
+    }
+
+
+class LinearRegressor:
+    """What AeLLE is compared with: ridge on the spectrum, or on its principal components.
+
+    Args:
+        n_components: How many; None for the whole spectrum.
+        random_state: Not used: nothing is drawn.
+    """
+
+    out_of_fold_prediction_: FloatArray
+
+    def __init__(self, n_components: int | None, random_state: int) -> None:
+        self._n_components = n_components
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, *, groups: npt.ArrayLike) -> LinearRegressor:
+        rows, targets = np.asarray(X), np.asarray(y)
+        steps = [FunctionTransformer(_squash), StandardScaler()]
+        if self._n_components is not None:
+            steps.append(PCA(self._n_components))
+        self._model = make_pipeline(*steps, RidgeCV(np.logspace(0.0, 4.0, 9)))
+        folds = GroupKFold(min(8, len(np.unique(groups))))
+        held_out = cross_val_predict(self._model, rows, targets, groups=groups, cv=folds)
+        self.out_of_fold_prediction_ = np.asarray(held_out)
+        self._model.fit(rows, targets)
+        return self
+
+    def predict(self, X: npt.ArrayLike) -> FloatArray:
+        return np.asarray(self._model.predict(X))
+
+
+def _squash(exponents: FloatArray) -> FloatArray:
+    """As AeLLE sees them."""
+    return np.asarray(np.arcsinh(np.maximum(exponents, -50.0) / 0.1))

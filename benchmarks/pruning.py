@@ -1,0 +1,205 @@
+"""How much training does each pruner save, and what does it miss?
+
+Every arm replays the same recorded configurations (`optuna_aelle.replay`) of every table in
+`benchmarks/tables`: 60 of the 200, in another order each time, and once more with TPE proposing.
+Seconds for spectra, fits and decisions count as epochs. Designs were settled on the development
+tables; the report is on the others, which hold no task of the former.
+
+    python -m benchmarks.pruning                       # under half an hour on two cores
+    python -m benchmarks.pruning --quick               # what CI runs
+    python -m benchmarks.pruning --tables digits-rnn recall-mixed --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+from optuna.samplers import TPESampler
+from tqdm import tqdm
+
+from benchmarks.arms import OURS
+from benchmarks.arms import SHUFFLED
+from benchmarks.arms import optuna_arms
+from benchmarks.arms import our_arms
+from benchmarks.arms import peer_arms
+from benchmarks.arms import resuming_arms
+from benchmarks.environment import RESULTS
+from benchmarks.environment import describe_environment
+from benchmarks.record.table import TABLES
+from benchmarks.record.tables import DEVELOPMENT_TABLES
+from benchmarks.record.tables import REPORT_TABLES
+from optuna_aelle.recorded import RecordedTrials
+from optuna_aelle.replay import measure_outcome
+from optuna_aelle.replay import replay
+
+N_TRIALS = 60
+# In the stream that a sampler decides, only what is closest to the decision.
+TPE_ARMS = ("none", "Median", "SHA η=2, min 1", "SHA η=4, min 1", "Hyperband, min 1", OURS)
+QUICK_ARMS = ("none", "Median", "SHA η=2, min 1", "Hyperband, min 1", OURS, SHUFFLED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The repeats of one table, some of them."""
+
+    table: Path
+    seed: int
+    n_repeats: int
+    stream: str
+    arms: tuple[str, ...] | None
+
+
+def run(job: Job) -> pd.DataFrame:
+    """All arms over a table; the columns of `replay`, with the table and the stream."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(1)
+    recorded = RecordedTrials.load(job.table)
+    n_trials = min(N_TRIALS, len(recorded))
+    n_epochs = len(recorded.steps)
+    arms = optuna_arms(n_epochs) | peer_arms() | our_arms()
+    arms = {n: f for n, f in arms.items() if job.arms is None or n in job.arms}
+    settings: dict[str, Any] = {
+        "n_trials": n_trials,
+        "n_repeats": job.n_repeats,
+        "seed": job.seed,
+        "sampler": partial(_tpe) if job.stream == "tpe" else None,
+    }
+    frames = [replay(recorded, {n: f for n, f in arms.items() if n != SHUFFLED}, **settings)]
+    if SHUFFLED in arms:
+        blind = shuffle_spectra(recorded, job.seed)
+        frames.append(replay(blind, {SHUFFLED: arms[SHUFFLED]}, **settings))
+    if job.stream == "random" and job.arms is None:
+        frames.append(_resuming(recorded, n_trials, job.n_repeats, job.seed))
+    frame = pd.concat(frames, ignore_index=True)
+    frame["repeat"] += 1000 * job.seed
+    return frame.assign(table=recorded.name, stream=job.stream)
+
+
+def shuffle_spectra(recorded: RecordedTrials, seed: int) -> RecordedTrials:
+    """The same trials, each with the spectra of another one: what a learner makes of nothing."""
+    order = np.random.default_rng([seed, 7]).permutation(len(recorded))
+    trials = []
+    for trial, other in zip(recorded.trials, order.tolist(), strict=True):
+        changed = optuna.trial.create_trial(
+            state=trial.state,
+            value=trial.value,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=trial.intermediate_values,
+            user_attrs=recorded.trials[other].user_attrs,
+        )
+        changed.number = trial.number
+        trials.append(changed)
+    return dataclasses.replace(recorded, trials=tuple(trials))
+
+
+def _tpe(seed: int) -> TPESampler:
+    return TPESampler(multivariate=True, group=True, constant_liar=False, seed=seed)
+
+
+def _resuming(recorded: RecordedTrials, n_trials: int, n_repeats: int, seed: int) -> pd.DataFrame:
+    rows = []
+    for repeat in range(n_repeats):
+        order = np.random.default_rng([seed, repeat]).permutation(len(recorded)).tolist()
+        indices = order[:n_trials]
+        for name, arm in resuming_arms().items():
+            costs, ended = arm.run(recorded, indices)
+            finished = list(zip(costs, ended, strict=True))
+            row = measure_outcome(recorded, indices, finished, spent=costs[-1])
+            rows.append({"pruner": name, "repeat": repeat, **row})
+    return pd.DataFrame(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Replay, write the results, draw the figures, print the table."""
+    options = _parse(arguments)
+    names = options.tables or [
+        name
+        for name in (*REPORT_TABLES, *(DEVELOPMENT_TABLES if options.development else ()))
+        if (TABLES / f"{name}.npz").exists()
+    ]
+    arms = QUICK_ARMS if options.quick else tuple(options.arms) if options.arms else None
+    jobs = [
+        Job(TABLES / f"{name}.npz", seed, options.chunk, stream, streams_arms)
+        for name in names
+        for stream, streams_arms in (("random", arms), ("tpe", arms or TPE_ARMS))
+        if stream in options.streams
+        for seed in range(math.ceil(options.repeats / options.chunk))
+    ]
+    # One process a core: what a decision costs is measured, and threads would blur it.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(options.workers) as pool:
+        frames = list(tqdm(pool.map(run, jobs), total=len(jobs), desc="replays"))
+    frame = pd.concat(frames, ignore_index=True)
+    results = {
+        "command": f"python -m benchmarks.pruning --repeats {options.repeats}",
+        "environment": describe_environment(),
+        "n_trials": N_TRIALS,
+        "n_repeats": options.repeats,
+        "development_tables": list(DEVELOPMENT_TABLES),
+        "runs": _columns(frame),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / ("pruning_quick.json" if options.quick else "pruning.json")
+    path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
+    print(summary(frame).to_string())
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over the repeats of a table, then over tables."""
+    shown = [
+        "epochs_share",
+        "overhead_share",
+        "regret",
+        "best_kept",
+        "regret_at_10",
+        "regret_at_20",
+    ]
+    shown += ["untrained_share", "coverage", "brier"]
+    by_table = frame.groupby(["stream", "pruner", "table"], sort=False)[shown].mean()
+    return by_table.groupby(level=["stream", "pruner"], sort=False).mean().round(4)
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Column by column, four digits, which JSON holds in a third of the space."""
+    columns: dict[str, list[Any]] = {}
+    for name in frame:
+        values = frame[name].tolist()
+        if frame[name].dtype.kind == "f":
+            values = [None if math.isnan(x) else float(f"{x:.4g}") for x in values]
+        columns[str(name)] = values
+    return columns
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
+    parser.add_argument("--tables", nargs="+", help="names; by default all that are reported on")
+    parser.add_argument("--development", action="store_true", help="and those designs come from")
+    parser.add_argument("--arms", nargs="+", help="names; by default all")
+    parser.add_argument("--streams", nargs="+", default=["random", "tpe"])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--chunk", type=int, default=5, help="repeats of one process at a time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true", help="few arms, tables and repeats")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.repeats, options.streams = 5, ["random"]
+    return options
+
+
+if __name__ == "__main__":
+    main()
