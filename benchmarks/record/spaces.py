@@ -57,7 +57,9 @@ def draw_params(cell: str, seed: int) -> Params:
     rng = np.random.default_rng(seed)
     params = {name: _draw(d, rng) for name, d in search_space(cell).items()}
     sizes = MIXED_SIZES if cell == "mixed" else PLAIN_SIZES
-    params["hidden_size"] = int(rng.choice(sizes))
+    # Large ones less often: a training costs the square of its size.
+    weights = np.array(sizes, dtype=np.float64) ** -0.5
+    params["hidden_size"] = int(rng.choice(sizes, p=weights / weights.sum()))
     kind = params.get("cell", cell)
     if kind not in STACKABLE:
         params.pop("n_layers", None)

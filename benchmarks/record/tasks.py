@@ -145,7 +145,7 @@ class Digits(_Classification):
         x = torch.tensor(pixels, dtype=torch.float32)[..., None] / 8.0 - 1.0
         y = torch.tensor(labels)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        a, b, c = order[:800], order[800:1250], order[1250:]
+        a, b, c = order[:800], order[800:1200], order[1200:1600]
         return Split(train=(x[a], y[a]), validation=(x[b], y[b]), test=(x[c], y[c]))
 
 
@@ -167,7 +167,7 @@ class FashionRows(_Classification):
         x, y = _read_idx("train")
         test_x, test_y = _read_idx("t10k")
         return Split(
-            train=(x[:1500], y[:1500]),
+            train=(x[:1200], y[:1200]),
             validation=(x[50000:50500], y[50000:50500]),
             test=(test_x[:500], test_y[:500]),
         )
@@ -330,7 +330,7 @@ class Lorenz(_Regression):
 class _Generated(_Regression):
     """Sequences made by a formula, fresh ones for every epoch."""
 
-    n_train, n_held_out = 500, 300
+    n_train, n_held_out = 500, 250
 
     def load(self) -> Split:
         return Split(
@@ -351,13 +351,13 @@ def _generator(seed: int) -> torch.Generator:
 
 
 class Adding(_Generated):
-    """Three sums of two marked numbers each, the marks up to 20, 40 and 80 steps back.
+    """Three sums of two marked numbers each, the marks up to 15, 30 and 60 steps back.
 
     Source: Hochreiter and Schmidhuber (1997), the adding problem, with several delays at once.
     """
 
     name = "adding"
-    n_steps, spans = 80, (20, 40, 80)
+    n_steps, spans = 60, (15, 30, 60)
     n_inputs, n_outputs = 4, 3
 
     def make(self, n: int, generator: torch.Generator) -> Data:
@@ -430,7 +430,7 @@ class Copying(_Generated):
 
 
 class FourSines(_Generated):
-    """Go on with a sum of four sines, seen with noise for 40 steps, for 40 more by heart.
+    """Go on with a sum of four sines, seen with noise for 30 steps, for 30 more by heart.
 
     Source of the signal: Vogt et al. (arXiv 2204.04876), signal reconstruction, after Sussillo and
     Abbott (2009); here every sequence has phases and amplitudes of its own.
@@ -438,8 +438,8 @@ class FourSines(_Generated):
 
     name = "sines"
     every_step = True
-    n_steps, seen, noise = 80, 40, 0.1
-    periods = (60.0, 30.0, 20.0, 15.0)
+    n_steps, seen, noise = 60, 30, 0.1
+    periods = (40.0, 20.0, 40.0 / 3.0, 10.0)
     n_inputs, n_outputs = 2, 1
 
     def make(self, n: int, generator: torch.Generator) -> Data:
