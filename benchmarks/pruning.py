@@ -42,8 +42,8 @@ from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
 from optuna_aelle.recorded import RecordedTrials
-from optuna_aelle.replay import measure_outcome
-from optuna_aelle.replay import replay
+from optuna_aelle.replays import measure_outcome
+from optuna_aelle.replays import replay
 
 N_TRIALS = 60
 # In the stream that a sampler decides, only what is closest to the decision.

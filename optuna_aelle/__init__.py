@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from optuna_aelle.lyapunov import systems as systems
     from optuna_aelle.predictor import PerformancePredictor as PerformancePredictor
     from optuna_aelle.pruner import AeLLEPruner as AeLLEPruner
+    from optuna_aelle.recorded import RecordedTrials as RecordedTrials
     from optuna_aelle.records import decode_spectra as decode_spectra
     from optuna_aelle.records import encode_spectrum as encode_spectrum
     from optuna_aelle.records import report_spectrum as report_spectrum
+    from optuna_aelle.replays import replay as replay
     from optuna_aelle.reporting import report_network as report_network
     from optuna_aelle.sampler import AeLLESampler as AeLLESampler
     from optuna_aelle.visualization import DashboardCallback as DashboardCallback
@@ -42,6 +44,7 @@ _HOME = {
     "DashboardCallback": "optuna_aelle.visualization",
     "LyapunovSpectrum": "optuna_aelle.lyapunov",
     "PerformancePredictor": "optuna_aelle.predictor",
+    "RecordedTrials": "optuna_aelle.recorded",
     "cells": "optuna_aelle.lyapunov",
     "decode_spectra": "optuna_aelle.records",
     "encode_spectrum": "optuna_aelle.records",
@@ -49,6 +52,7 @@ _HOME = {
     "lyapunov_spectra": "optuna_aelle.lyapunov",
     "lyapunov_spectrum": "optuna_aelle.lyapunov",
     "register_cell": "optuna_aelle.lyapunov",
+    "replay": "optuna_aelle.replays",
     "report_network": "optuna_aelle.reporting",
     "report_spectrum": "optuna_aelle.records",
     "save_dashboard_plots": "optuna_aelle.visualization",

@@ -94,7 +94,7 @@ def fit_evidence(
     def covariance(log_scales: FloatArray) -> FloatArray:
         squared = np.exp(2.0 * log_scales)
         total = _weighted_sum(np.sqrt(squared[:-1]), grams)
-        return total + np.diag(squared[-1] + extra + _JITTER)
+        return np.asarray(total + np.diag(squared[-1] + extra + _JITTER))
 
     def objective(log_scales: FloatArray) -> tuple[float, FloatArray]:
         lower = cholesky(covariance(log_scales), lower=True)

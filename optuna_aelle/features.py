@@ -100,7 +100,7 @@ def _informativeness(values: FloatArray, ranks: FloatArray, weights: FloatArray)
     n = weights.sum()
     if n < 3.0:
         return 0.0
-    return max(rank_correlation(values, ranks, weights), 0.0) * n / (n + _SKEPTICS)
+    return float(max(rank_correlation(values, ranks, weights), 0.0) * n / (n + _SKEPTICS))
 
 
 def rank_correlation(a: FloatArray, b: FloatArray, weights: FloatArray) -> float:

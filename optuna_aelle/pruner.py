@@ -55,8 +55,8 @@ from optuna_aelle.records import fit_seconds
 _SCREENING_SHARE = 0.2
 _RUNG_FLOOR = 1.0 / 3.0
 _FIRST_RUNG = 4
-# Refits wait until there is a quarter more to learn from, so their cost stays in proportion.
-_REFIT_GROWTH = 1.25
+# Refits wait until there is half as much again to learn from: their cost stays in proportion.
+_REFIT_GROWTH = 1.5
 # What took less than this, in seconds, was no fit.
 _LEAST_CHARGE = 0.005
 
@@ -359,7 +359,7 @@ def _completion(trial: FrozenTrial) -> tuple[float, int]:
 
 
 def _scheduled(n: int, first: int) -> int:
-    """The largest entry up to ``n`` of first, 1.25 first, 1.25² first ...; 0 if there is none."""
+    """The largest entry up to ``n`` of first, 1.5 first, 1.5² first ...; 0 if there is none."""
     if n < first:
         return 0
     reached = first

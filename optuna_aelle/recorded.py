@@ -192,13 +192,10 @@ class RecordedTrials:
             "spectra": spectra.astype(np.float32),
             "spectrum_seconds": costs.astype(np.float32),
         } | {f"curve:{name}": curve for name, curve in self.curves.items()}
+        narrow: dict[str, Any] = {name: _narrowed(array) for name, array in arrays.items()}
         # A handle rather than a name: numpy would append ".npz" to a name that lacks it.
         with open(path, "wb") as file:
-            np.savez_compressed(
-                file,
-                metadata=np.array(json.dumps(metadata)),
-                **{name: _narrowed(array) for name, array in arrays.items()},
-            )
+            np.savez_compressed(file, metadata=np.array(json.dumps(metadata)), **narrow)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RecordedTrials:

@@ -100,7 +100,7 @@ def encode_spectrum(
         "exponents": [float(f"{x:.5g}") if math.isfinite(x) else None for x in points],
         "k": int(values.shape[-1]),
     }
-    if seconds is not None:
+    if seconds is not None and math.isfinite(seconds):
         payload["seconds"] = round(float(seconds), 6)
     return {f"{_SPECTRUM_PREFIX}{_check_step(step)}": payload}
 

@@ -121,9 +121,8 @@ class Stack:
             )
         else:
             module = LEM(*sizes, batch_first=True)
-            state["weight_hh"], state["weight_zy"] = weights["hh0"].split(
-                [3 * self.size, self.size]
-            )
+            sizes_of_parts = [3 * self.size, self.size]
+            state["weight_hh"], state["weight_zy"] = torch.split(weights["hh0"], sizes_of_parts)
         module.load_state_dict(state)
         return module.to(self.device)
 
@@ -188,7 +187,7 @@ class Stack:
                 hidden.append(h)
         else:
             size = self.size
-            first_t, last_t = matrix_t.split([3 * size, size], dim=-1)
+            first_t, last_t = torch.split(matrix_t, [3 * size, size], dim=-1)
             z = h
             for d in drives:
                 pre = torch.baddbmm(d[..., : 3 * size], h, first_t)
@@ -247,7 +246,8 @@ def _recurrent_block(scheme: str, size: int, generator: torch.Generator) -> Tens
     normal = torch.randn(size, size, generator=generator)
     if scheme == "orthogonal":
         q, r = torch.linalg.qr(normal)
-        return q * torch.sign(torch.diagonal(r))
+        rotation: Tensor = q * torch.sign(torch.diagonal(r))
+        return rotation
     return normal / math.sqrt(size)
 
 

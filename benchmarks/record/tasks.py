@@ -83,7 +83,7 @@ class Task(ABC):
         """The training data of an epoch in its own order."""
         x, y = self.draw(epoch)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1000 + epoch))
-        for rows in order.split(BATCH_SIZE):
+        for rows in torch.split(order, BATCH_SIZE):
             yield x[rows], y[rows]
 
     @property

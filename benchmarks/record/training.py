@@ -75,7 +75,15 @@ def train_stack(
     )
     optimizer = StackOptimizer(stack, params)
     size = len(params), n_epochs
-    record = StackRecord(*(np.full(size, np.nan) for _ in range(4)), *_no_spectra(len(params)))
+    fingerprints = len(params), len(SPECTRUM_STEPS)
+    record = StackRecord(
+        train_loss=np.full(size, np.nan),
+        validation=np.full(size, np.nan),
+        test=np.full(size, np.nan),
+        seconds=np.full(size, np.nan),
+        spectra=np.full((*fingerprints, FINGERPRINT_LENGTH), np.nan),
+        spectrum_seconds=np.full(fingerprints, np.nan),
+    )
     for step in range(-1, n_epochs):
         if step >= 0:
             started = time.perf_counter()
@@ -192,8 +200,3 @@ def _fingerprints(stack: Stack, probe: Tensor, indices: Sequence[int]) -> list[F
         warmup=min(SPECTRUM_WARMUP, n_steps // 4),
     )
     return [resample_exponents(spectrum.mean, FINGERPRINT_LENGTH) for spectrum in spectra]
-
-
-def _no_spectra(n: int) -> tuple[FloatArray, FloatArray]:
-    steps = len(SPECTRUM_STEPS)
-    return np.full((n, steps, FINGERPRINT_LENGTH), np.nan), np.full((n, steps), np.nan)

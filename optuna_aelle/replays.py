@@ -250,7 +250,7 @@ def _replay_trial(
     if source.state != TrialState.COMPLETE:
         replayed.cut += 1
         return None
-    return source.values[0]
+    return float(source.values[0])
 
 
 def _fill_gap(study: optuna.Study, number: int) -> None:
