@@ -22,6 +22,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle.pruner import AeLLEPruner
 from optuna_aelle.recorded import RecordedTrials
+from optuna_aelle.records import SPECTRUM_PREFIX
 from optuna_aelle.replays import replay
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
         "regret: how far the best of the kept trials lies behind the best there was; 1 is the "
         "median."
     )
-    if not any(key.startswith("aelle:spectrum:") for t in recorded.trials for key in t.user_attrs):
+    if not any(key.startswith(SPECTRUM_PREFIX) for t in recorded.trials for key in t.user_attrs):
         print("No spectra were recorded: AeLLE decided from curves and hyperparameters alone.")
     if options.csv is not None:
         frame.to_csv(options.csv, index=False)

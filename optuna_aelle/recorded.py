@@ -29,9 +29,11 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
+from optuna_aelle.records import SPECTRUM_PREFIX
 from optuna_aelle.records import decode_spectra
 from optuna_aelle.records import encode_spectrum
-from optuna_aelle.records import spectrum_seconds_by_step
+from optuna_aelle.records import spectrum_payloads
+from optuna_aelle.records import spectrum_seconds
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -159,11 +161,13 @@ class RecordedTrials:
         spectrum_steps = sorted({s for t in self.trials for s in decode_spectra(t)})
         spectra = np.full((len(self), len(spectrum_steps), FINGERPRINT_LENGTH), np.nan)
         costs = np.full(spectra.shape[:2], np.nan)
+        lengths = np.zeros(spectra.shape[:2], dtype=np.int32)
         for row, trial in enumerate(self.trials):
-            seconds = spectrum_seconds_by_step(trial)
-            for step, exponents in decode_spectra(trial).items():
-                spectra[row, spectrum_steps.index(step)] = exponents
-                costs[row, spectrum_steps.index(step)] = seconds[step]
+            for step, payload in spectrum_payloads(trial).items():
+                column = spectrum_steps.index(step)
+                spectra[row, column] = decode_spectra(trial)[step]
+                costs[row, column] = payload.get("seconds", math.nan)
+                lengths[row, column] = payload["k"]
         metadata = {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -191,6 +195,7 @@ class RecordedTrials:
             # The schema keeps five digits of an exponent and six of a second, as these do.
             "spectra": spectra.astype(np.float32),
             "spectrum_seconds": costs.astype(np.float32),
+            "spectrum_lengths": lengths,
         } | {f"curve:{name}": curve for name, curve in self.curves.items()}
         narrow: dict[str, Any] = {name: _narrowed(array) for name, array in arrays.items()}
         # A handle rather than a name: numpy would append ".npz" to a name that lacks it.
@@ -239,10 +244,10 @@ class RecordedTrials:
 
 def _bare(trial: FrozenTrial) -> FrozenTrial:
     """The trial with its own spectra as its only attributes."""
-    seconds = spectrum_seconds_by_step(trial)
-    attributes: dict[str, Any] = {}
-    for step, exponents in decode_spectra(trial).items():
-        attributes |= encode_spectrum(exponents, step, seconds=seconds[step])
+    attributes = {
+        f"{SPECTRUM_PREFIX}{step}": {name: x for name, x in payload.items() if name != "trial"}
+        for step, payload in spectrum_payloads(trial).items()
+    }
     return _frozen(
         number=trial.number,
         finished=trial.state == TrialState.COMPLETE,
@@ -278,16 +283,17 @@ def _trial(
         if there
     }
     attributes: dict[str, Any] = {}
-    for step, exponents, seconds in zip(
+    for step, exponents, seconds, length in zip(
         arrays["spectrum_steps"].tolist(),
         arrays["spectra"][row].astype(np.float64),
         arrays["spectrum_seconds"][row].tolist(),
+        arrays["spectrum_lengths"][row].tolist(),
         strict=True,
     ):
-        if not np.isnan(exponents).any():
-            attributes |= encode_spectrum(
-                exponents, step, seconds=None if math.isnan(seconds) else seconds
-            )
+        if np.isnan(exponents).any():
+            continue
+        for key, payload in encode_spectrum(exponents, step, seconds=seconds).items():
+            attributes[key] = {**payload, "k": length}
     return _frozen(
         number=int(arrays["numbers"][row]),
         finished=bool(arrays["finished"][row]),
@@ -333,9 +339,7 @@ def _step_seconds(trial: FrozenTrial) -> float:
     """Mean seconds of a reported step, less what spectra have cost; NaN where unknown."""
     if trial.duration is None or not trial.intermediate_values:
         return math.nan
-    seconds = trial.duration.total_seconds() - sum(
-        filter(math.isfinite, spectrum_seconds_by_step(trial).values())
-    )
+    seconds = trial.duration.total_seconds() - spectrum_seconds(trial)
     return max(seconds, 0.0) / len(trial.intermediate_values)
 
 

@@ -55,7 +55,7 @@ LAMBDA_1_KEY = "aelle:lambda_1"
 PREDICTED_FINAL_KEY = "aelle:predicted_final"
 PRUNE_REASON_KEY = "aelle:prune_reason"
 FIT_SECONDS_KEY = "aelle:fit_seconds"
-_SPECTRUM_PREFIX = "aelle:spectrum:"
+SPECTRUM_PREFIX = "aelle:spectrum:"
 _PREDICTION_PREFIX = "aelle:prediction:"
 
 FloatArray = npt.NDArray[np.float64]
@@ -102,7 +102,7 @@ def encode_spectrum(
     }
     if seconds is not None and math.isfinite(seconds):
         payload["seconds"] = round(float(seconds), 6)
-    return {f"{_SPECTRUM_PREFIX}{_check_step(step)}": payload}
+    return {f"{SPECTRUM_PREFIX}{_check_step(step)}": payload}
 
 
 def decode_spectra(trial: FrozenTrial | optuna.Trial) -> dict[int, FloatArray]:
@@ -121,14 +121,7 @@ def spectrum_payloads(trial: FrozenTrial | optuna.Trial) -> dict[int, Mapping[st
 
 def spectrum_seconds(trial: FrozenTrial | optuna.Trial) -> float:
     """What the spectra of a trial have cost, in seconds."""
-    return sum(filter(math.isfinite, spectrum_seconds_by_step(trial).values()))
-
-
-def spectrum_seconds_by_step(trial: FrozenTrial | optuna.Trial) -> dict[int, float]:
-    """What each spectrum of a trial has cost, in seconds; NaN where it is not known."""
-    return {
-        step: float(payload.get("seconds", math.nan)) for step, payload in _own_payloads(trial)
-    }
+    return sum(float(payload.get("seconds") or 0.0) for _, payload in _own_payloads(trial))
 
 
 def report_spectrum(trial: optuna.Trial, spectrum: Any, step: int) -> None:
@@ -242,7 +235,7 @@ def _own_payloads(trial: FrozenTrial | optuna.Trial) -> list[tuple[int, Mapping[
         _exponents(payload)
         return payload
 
-    payloads = _read_all(trial.user_attrs, _SPECTRUM_PREFIX, read)
+    payloads = _read_all(trial.user_attrs, SPECTRUM_PREFIX, read)
     return [(step, payload) for step, payload in payloads if payload.get("trial") not in inherited]
 
 

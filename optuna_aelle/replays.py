@@ -32,6 +32,7 @@ from tqdm import tqdm
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.recorded import RecordedTrials
 from optuna_aelle.records import LAMBDA_1_KEY
+from optuna_aelle.records import SPECTRUM_PREFIX
 from optuna_aelle.records import UNTRAINED_STEP
 from optuna_aelle.records import decode_predictions
 from optuna_aelle.records import spectrum_payloads
@@ -230,7 +231,7 @@ def _replay_trial(
     for step in sorted({UNTRAINED_STEP, *payloads, *source.intermediate_values}):
         if step in payloads:
             payload = payloads[step]
-            key = f"aelle:spectrum:{step}"
+            key = f"{SPECTRUM_PREFIX}{step}"
             trial.set_user_attr(key, {**payload, "trial": trial.number})
             if payload["exponents"][0] is not None:
                 trial.set_user_attr(LAMBDA_1_KEY, payload["exponents"][0])

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.distributions import IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
@@ -62,15 +64,13 @@ def test_odd_values_survive(tmp_path: Path) -> None:
         )
     )
     dynamic = (
-        optuna.distributions.IntDistribution(1, 3),
-        optuna.distributions.IntDistribution(1, 9),
+        IntDistribution(1, 3),
+        IntDistribution(1, 9),
     )
     for trial, distribution in zip(trials[:2], dynamic, strict=True):
         trial.params["n"], trial.distributions["n"] = 2, distribution
     trials[2].params["kind"] = None
-    trials[2].distributions["kind"] = optuna.distributions.CategoricalDistribution(
-        (None, True, "a")
-    )
+    trials[2].distributions["kind"] = CategoricalDistribution((None, True, "a"))
     recorded = RecordedTrials.from_study(study_of(trials))
     recorded.save(tmp_path / "odd.npz")
     loaded = RecordedTrials.load(tmp_path / "odd.npz")
