@@ -38,6 +38,7 @@ from benchmarks.arms import peer_arms
 from benchmarks.arms import resuming_arms
 from benchmarks.environment import RESULTS
 from benchmarks.environment import describe_environment
+from benchmarks.pruning_figure import draw_all
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
@@ -156,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = options.output / ("pruning_quick.json" if options.quick else "pruning.json")
     path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
     print(summary(frame).to_string())
+    if "random" in options.streams and options.arms is None:
+        draw_all(path, options.output)
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,10 +13,12 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import create_trial
 
 from benchmarks.environment import describe_environment
+from benchmarks.record.networks import shape_of
 from benchmarks.record.spaces import Params
 from benchmarks.record.spaces import search_space
 from benchmarks.record.tasks import Task
 from benchmarks.record.training import SPECTRUM_STEPS
+from benchmarks.record.training import n_exponents
 from optuna_aelle.recorded import RecordedTrials
 from optuna_aelle.records import encode_spectrum
 
@@ -46,7 +48,9 @@ def assemble(
             exponents = arrays["spectra"][i, column]
             if not np.isnan(exponents).any():
                 seconds = float(arrays["spectrum_seconds"][i, column])
-                attributes |= encode_spectrum(exponents, step, seconds=seconds)
+                encoded = encode_spectrum(exponents, step, seconds=seconds)
+                for key, payload in encoded.items():
+                    attributes[key] = {**payload, "k": n_exponents(*shape_of(configuration, cell))}
         values = arrays["validation"][i]
         trial = create_trial(
             value=float(values[-1]),

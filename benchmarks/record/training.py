@@ -192,11 +192,16 @@ def _fingerprints(stack: Stack, probe: Tensor, indices: Sequence[int]) -> list[F
         return []
     modules = [stack.module(i) for i in indices]
     n_steps = min(SPECTRUM_LENGTH, probe.shape[1])
-    units = stack.size * stack.n_layers * (2 if stack.cell in ("lstm", "lem", "cornn") else 1)
     spectra = lyapunov_spectra(
         modules,
         probe[:, :n_steps].to(stack.device),
-        k=min(FINGERPRINT_LENGTH, units),
+        k=n_exponents(stack.cell, stack.size, stack.n_layers),
         warmup=min(SPECTRUM_WARMUP, n_steps // 4),
     )
     return [resample_exponents(spectrum.mean, FINGERPRINT_LENGTH) for spectrum in spectra]
+
+
+def n_exponents(cell: str, size: int, n_layers: int) -> int:
+    """How many exponents a fingerprint has before it is brought to the common length."""
+    n_parts = 2 if cell in ("lstm", "lem", "cornn") else 1
+    return min(FINGERPRINT_LENGTH, n_parts * size * n_layers)

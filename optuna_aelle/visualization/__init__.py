@@ -8,10 +8,12 @@ from optuna_aelle.visualization._plots import plot_compute_saved
 from optuna_aelle.visualization._plots import plot_latent_map
 from optuna_aelle.visualization._plots import plot_predictions
 from optuna_aelle.visualization._plots import plot_spectra
+from optuna_aelle.visualization._replay import pareto_front
 from optuna_aelle.visualization._replay import plot_replay
 
 __all__ = [
     "DashboardCallback",
+    "pareto_front",
     "plot_compute_saved",
     "plot_latent_map",
     "plot_predictions",

@@ -1,0 +1,222 @@
+"""Figures and tables of `benchmarks.pruning`, from its results file alone.
+
+python -m benchmarks.pruning_figure
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from benchmarks.arms import OURS
+from benchmarks.arms import our_arms
+from benchmarks.arms import resuming_arms
+from benchmarks.environment import RESULTS
+from benchmarks.pruning_statistics import against
+from benchmarks.pruning_statistics import load
+from benchmarks.pruning_statistics import mean_ranks
+from benchmarks.pruning_statistics import overall
+from optuna_aelle.visualization import pareto_front
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+_OURS, _ABLATION, _OPTUNA, _RESUMING, _OTHER = (
+    "#d81b60",
+    "#f48fb1",
+    "#1e88e5",
+    "#ffb300",
+    "#90a4ae",
+)
+_RANKED = (
+    "Median",
+    "Median, warm-up 5",
+    "Percentile 25",
+    "SHA η=2, min 1",
+    "SHA η=4, min 1",
+    "Hyperband, min 1",
+    "loss sum 25",
+    "regression 0.05, warm-up 0",
+    "2 epochs, top 3",
+    "5 epochs, top 5",
+    OURS,
+)
+_TABLE_ARMS = (
+    "Median",
+    "SHA η=2, min 1",
+    "SHA η=4, min 1",
+    "Hyperband, min 1",
+    "2 epochs, top 3",
+    OURS,
+)
+
+
+def color(name: str) -> str:
+    """By kind: ours, an ablation, Optuna's, one that resumes, another peer."""
+    if name == OURS:
+        return _OURS
+    if name in our_arms():
+        return _ABLATION
+    if name in resuming_arms():
+        return _RESUMING
+    if name.startswith(("Median", "Percentile", "SHA", "Hyperband", "none")):
+        return _OPTUNA
+    return _OTHER
+
+
+def draw_pareto(frame: pd.DataFrame, figure: Path) -> None:
+    """Share of training against regret, all tables together: every arm, and the peers' front."""
+    means = overall(frame, ["epochs_share", "regret"]).drop(index="none", errors="ignore")
+    fig, axis = plt.subplots(figsize=(9.5, 6.2))
+    _draw_front(axis, means, label=True)
+    if OURS in means.index:
+        row = means.loc[OURS]
+        x, y = row["epochs_share"], row["regret"]
+        axis.plot([row["epochs_share_low"], row["epochs_share_high"]], [y, y], color=_ABLATION)
+        axis.plot([x, x], [row["regret_low"], row["regret_high"]], color=_ABLATION)
+    kinds = {
+        OURS: _OURS,
+        "its ablations": _ABLATION,
+        "Optuna's pruners": _OPTUNA,
+        "i epochs, top K (resumes)": _RESUMING,
+        "other peers": _OTHER,
+    }
+    for label, shade in kinds.items():
+        axis.plot([], [], "o", color=shade, label=label)
+    axis.plot([], [], ":", color="#37474f", label="Pareto front of the peers")
+    axis.legend(frameon=False, fontsize=9)
+    axis.set_xlabel("share of full training spent, the method's own cost included")
+    axis.set_ylabel("regret (0: the best there was, 1: the median)")
+    n_tables, n_repeats = frame["table"].nunique(), frame["repeat"].nunique()
+    axis.set_title(f"{n_tables} tables, {n_repeats} orders of 60 configurations", fontsize=11)
+    fig.savefig(figure, dpi=130, bbox_inches="tight")
+    plt.close(fig)
+
+
+def draw_tables(frame: pd.DataFrame, figure: Path) -> None:
+    """The same, table by table."""
+    tables = list(dict.fromkeys(frame["table"]))
+    n_rows = -(-len(tables) // 4)
+    fig, axes = plt.subplots(n_rows, 4, figsize=(14, 3.1 * n_rows), squeeze=False)
+    for axis, table in zip(axes.flat, tables, strict=False):
+        part = frame[frame["table"] == table]
+        means = part.groupby("pruner", sort=False)[["epochs_share", "regret"]].mean()
+        _draw_front(axis, means.drop(index="none", errors="ignore"), label=False)
+        axis.set_title(table, fontsize=10)
+    for axis in axes.flat[len(tables) :]:
+        axis.axis("off")
+    fig.supxlabel("share of full training spent")
+    fig.supylabel("regret")
+    fig.tight_layout()
+    fig.savefig(figure, dpi=110, bbox_inches="tight")
+    plt.close(fig)
+
+
+def _draw_front(axis: Axes, means: pd.DataFrame, *, label: bool) -> None:
+    peers = means.drop(index=list(our_arms()), errors="ignore")
+    cost, loss = peers["epochs_share"].to_numpy(float), peers["regret"].to_numpy(float)
+    front = pareto_front(cost, loss)
+    axis.step(cost[front], loss[front], ":", where="post", color="#37474f", lw=1.2, zorder=1)
+    labelled = {str(peers.index[i]) for i in front} | {OURS}
+    for name, row in means.iterrows():
+        x, y = row["epochs_share"], row["regret"]
+        size = 70 if name == OURS else 26
+        axis.scatter(x, y, s=size, color=color(str(name)), zorder=4 if name == OURS else 2)
+        if label and str(name) in labelled:
+            axis.annotate(str(name), (x, y), (4, 4), textcoords="offset points", fontsize=7.5)
+    axis.set_xlim(0.0, 0.6)
+    axis.set_ylim(0.0, max(0.3, min(1.0, 1.1 * float(loss[front].max()))))
+    axis.grid(color="#eceff1")
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def draw_ranks(frame: pd.DataFrame, figure: Path, measure: str = "regret_at_20") -> None:
+    """Mean ranks over tables, and what difference of them would be significant (Nemenyi)."""
+    pruners = [name for name in _RANKED if name in set(frame["pruner"])]
+    ranks, difference = mean_ranks(frame, measure, pruners)
+    ranks = ranks.sort_values()
+    fig, axis = plt.subplots(figsize=(9, 0.34 * len(ranks) + 1.4))
+    rows = np.arange(len(ranks))[::-1]
+    for row, (name, rank) in zip(rows, ranks.items(), strict=True):
+        axis.plot(rank, row, "o", color=color(str(name)), ms=8)
+    best = float(ranks.iloc[0])
+    axis.axvspan(best, best + difference, color="#eceff1", zorder=0)
+    axis.set_yticks(rows, [str(name) for name in ranks.index])
+    axis.set_xlabel(
+        "mean rank of the regret once 20 % of full training is spent; "
+        f"critical difference {difference:.2f}"
+    )
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    fig.savefig(figure, dpi=130, bbox_inches="tight")
+    plt.close(fig)
+
+
+def overall_text(frame: pd.DataFrame) -> str:
+    """All arms as a Markdown table, with intervals and the tests against ours."""
+    means = overall(frame, ["epochs_share", "regret", "best_kept", "regret_at_20"])
+    tests = {m: against(frame, OURS, m) for m in ("epochs_share", "regret")}
+    peers = means.drop(index=list(our_arms()), errors="ignore")
+    on_front = {peers.index[i] for i in pareto_front(peers["epochs_share"], peers["regret"])}
+    lines = [
+        "| | share of training | regret | best one kept | regret at 20 % | AeLLE against it: "
+        "training (wins–losses, p) | regret (wins–losses, p) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in means.iterrows():
+        cells = [f"{name} ◆" if name in on_front else str(name)]
+        for measure in ("epochs_share", "regret"):
+            low, high = row[f"{measure}_low"], row[f"{measure}_high"]
+            cells.append(f"{row[measure]:.3f} ({low:.3f}–{high:.3f})")
+        cells += [f"{row['best_kept']:.2f}", f"{row['regret_at_20']:.3f}"]
+        for test in tests.values():
+            if name == OURS:
+                cells.append("")
+            else:
+                t = test.loc[name]
+                cells.append(f"{t['wins']:.0f}–{t['losses']:.0f}, {t['p_holm']:.2g}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tables_text(frame: pd.DataFrame) -> str:
+    """Share of training and regret of a few arms, table by table, as Markdown."""
+    means = frame.groupby(["table", "pruner"], sort=False)[["epochs_share", "regret"]].mean()
+    arms = [name for name in _TABLE_ARMS if name in set(frame["pruner"])]
+    lines = ["| table | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
+    for table in dict.fromkeys(frame["table"]):
+        cells = [
+            f"{means.loc[(table, a), 'epochs_share']:.3f} / {means.loc[(table, a), 'regret']:.3f}"
+            for a in arms
+        ]
+        lines.append(f"| {table} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw_all(results: Path, folder: Path) -> None:
+    """All figures of the random stream."""
+    frame = load(results)
+    frame = frame[frame["stream"] == "random"]
+    draw_pareto(frame, folder / "pruning.png")
+    draw_tables(frame, folder / "pruning_tables.png")
+    draw_ranks(frame, folder / "pruning_ranks.png")
+
+
+def main() -> None:
+    """Redraw the figures and print the tables."""
+    results = RESULTS / "pruning.json"
+    draw_all(results, RESULTS)
+    frame = load(results)
+    print(overall_text(frame[frame["stream"] == "random"]))
+    print()
+    print(tables_text(frame[frame["stream"] == "random"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What the replays of `benchmarks.pruning` say, from its results file alone.
+
+Means are taken over the repeats of a table first, then over tables, so that every table counts
+the same. Intervals are bootstrapped over tables, and over repeats within them. Tests pair tables:
+Wilcoxon's signed ranks, corrected by Holm for the number of peers (Demšar, JMLR 7, 2006).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import rankdata
+from scipy.stats import studentized_range
+from scipy.stats import wilcoxon
+
+FloatArray = npt.NDArray[np.float64]
+
+N_BOOTSTRAP = 2000
+SIGNIFICANCE = 0.05
+
+
+def load(results: Path) -> pd.DataFrame:
+    """The replays, one row a table, pruner and repeat."""
+    return pd.DataFrame(json.loads(results.read_text())["runs"])
+
+
+def overall(frame: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
+    """Mean, and the ends of a 95 % interval, of each measure: one row a pruner."""
+    rng = np.random.default_rng(0)
+    rows = {}
+    for name, part in frame.groupby("pruner", sort=False):
+        row = {}
+        for measure in measures:
+            values = part.pivot(index="table", columns="repeat", values=measure).to_numpy(float)
+            row[measure] = float(np.nanmean(np.nanmean(values, axis=1)))
+            draws = _bootstrap(values, rng)
+            row[f"{measure}_low"], row[f"{measure}_high"] = np.nanpercentile(draws, [2.5, 97.5])
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _bootstrap(values: FloatArray, rng: np.random.Generator) -> FloatArray:
+    n_tables, n_repeats = values.shape
+    tables = rng.integers(n_tables, size=(N_BOOTSTRAP, n_tables, 1))
+    repeats = rng.integers(n_repeats, size=(N_BOOTSTRAP, n_tables, n_repeats))
+    drawn = values[tables, repeats]
+    if np.isnan(drawn).any():
+        return np.asarray(np.nanmean(drawn, axis=(1, 2)))
+    return np.asarray(drawn.mean(axis=(1, 2)))
+
+
+def against(frame: pd.DataFrame, ours: str, measure: str) -> pd.DataFrame:
+    """Ours against every peer over tables: wins, losses, Holm's p; less is better."""
+    means = frame.groupby(["pruner", "table"], sort=False)[measure].mean().unstack()
+    rows = {}
+    for name in means.index:
+        if name == ours:
+            continue
+        difference = (means.loc[ours] - means.loc[name]).dropna().to_numpy(float)
+        # What is equal to the fourth digit is a tie: costs are measured in seconds.
+        difference = np.where(np.abs(difference) < 5e-4, 0.0, difference)
+        p = (
+            1.0
+            if not difference.any()
+            else float(wilcoxon(difference, zero_method="zsplit").pvalue)
+        )
+        rows[name] = {
+            "difference": float(difference.mean()),
+            "wins": int((difference < 0).sum()),
+            "losses": int((difference > 0).sum()),
+            "p": p,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table["p_holm"] = holm(table["p"].to_numpy(float))
+    return table
+
+
+def holm(p_values: FloatArray) -> FloatArray:
+    """Holm's step-down correction."""
+    order = np.argsort(p_values)
+    n = len(p_values)
+    stepped = np.maximum.accumulate(p_values[order] * (n - np.arange(n)))
+    corrected = np.empty(n)
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected
+
+
+def mean_ranks(frame: pd.DataFrame, measure: str, pruners: list[str]) -> tuple[pd.Series, float]:
+    """Mean rank of each pruner over tables, and Nemenyi's critical difference."""
+    means = frame.groupby(["table", "pruner"], sort=False)[measure].mean().unstack()[pruners]
+    ranks = np.apply_along_axis(rankdata, 1, means.round(4).to_numpy(float))
+    n_tables, n_pruners = ranks.shape
+    q = studentized_range.ppf(1.0 - SIGNIFICANCE, n_pruners, np.inf) / np.sqrt(2.0)
+    difference = q * np.sqrt(n_pruners * (n_pruners + 1) / (6.0 * n_tables))
+    return pd.Series(ranks.mean(axis=0), index=pruners), float(difference)
