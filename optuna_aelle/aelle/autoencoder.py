@@ -89,43 +89,34 @@ def train(
     """
     members = len(y)
     shapes = parameter_shapes(members, x.shape[1], hidden, latent)
-    # A caller may be inside no_grad, or in inference_mode, whose tensors cannot carry gradients.
     # Products this small lose by threads, up to fiftyfold where other processes share the cores;
     # OpenMP's limit holds for the calling thread alone, unlike torch.set_num_threads.
-    with (
-        threadpool_limits(1, user_api="openmp"),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
+    with threadpool_limits(1, user_api="openmp"), torch.no_grad():
         generator = torch.Generator(device="cpu").manual_seed(seed)
         inputs, targets, weights = (
             torch.tensor(array, dtype=torch.float32, device="cpu") for array in (x, y, seen)
         )
         weights = weights / weights.mean(dim=1, keepdim=True)
         flat, decay = _initialise(shapes, generator)
-        flat.requires_grad_()
+        gradient = torch.zeros_like(flat)
+        p, g = _unpack(flat, shapes), _unpack(gradient, shapes)
         first, second = torch.zeros_like(flat), torch.zeros_like(flat)
         batches = _batches(len(inputs), generator)
         for step in range(1, steps + 1):
             rows = next(batches)
             clean = inputs[rows]
             noisy = torch.empty_like(clean).normal_(0.0, noise, generator=generator).add_(clean)
-            spectra, scores = _forward(_unpack(flat, shapes), noisy.expand(members, -1, -1))
             alpha = ALPHAS[(step - 1) * len(ALPHAS) // steps]
-            loss = (spectra - clean).abs().sum() / clean.numel()
-            errors = weights[:, rows] * (scores - targets[:, rows]).square()
-            loss = loss + alpha * errors.sum() / len(clean)
-            (gradient,) = torch.autograd.grad(loss, flat)
+            _set_gradient(p, g, noisy, clean, targets[:, rows], weights[:, rows], alpha)
             # Adam by hand on one flat vector: torch.optim would import the compiler (a second or
             # more) and visit each parameter in Python.
             rate = learning_rate * _schedule(step / steps)
-            with torch.no_grad():
-                first.lerp_(gradient, 1.0 - _BETA1)
-                second.lerp_(gradient.square(), 1.0 - _BETA2)
-                spread = (second / (1.0 - _BETA2**step)).sqrt_().add_(_EPSILON)
-                flat.mul_(1.0 - rate * weight_decay * decay)
-                flat.addcdiv_(first, spread, value=-rate / (1.0 - _BETA1**step))
-        trained = _unpack(flat.detach().double(), shapes)
+            first.lerp_(gradient, 1.0 - _BETA1)
+            second.lerp_(gradient.square(), 1.0 - _BETA2)
+            spread = (second / (1.0 - _BETA2**step)).sqrt_().add_(_EPSILON)
+            flat.mul_(1.0 - rate * weight_decay * decay)
+            flat.addcdiv_(first, spread, value=-rate / (1.0 - _BETA1**step))
+        trained = _unpack(flat.double(), shapes)
         return {name: value.numpy().copy() for name, value in trained.items()}
 
 
@@ -169,13 +160,47 @@ def _unpack(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Te
     }
 
 
-def _forward(p: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = torch.baddbmm(p["encode_in_bias"], x, p["encode_in"]).tanh()
-    latent = torch.baddbmm(p["encode_out_bias"], hidden, p["encode_out"])
-    hidden = torch.baddbmm(p["decode_in_bias"], latent, p["decode_in"]).tanh()
-    spectra = torch.baddbmm(p["decode_out_bias"], hidden, p["decode_out"])
-    scores = torch.baddbmm(p["score_bias"], latent, p["score"])
-    return spectra, scores[..., 0]
+def _set_gradient(
+    p: Mapping[str, Tensor],
+    g: Mapping[str, Tensor],
+    noisy: Tensor,
+    clean: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    alpha: float,
+) -> None:
+    """Write the gradient of mean |x' - x| + alpha * mean weight * (score - y)^2 into ``g``.
+
+    By hand, since recording so small a graph costs three times as much as running it.
+
+    Args:
+        p: Parameters.
+        g: Where their gradients go.
+        noisy: What the members are shown, ``(rows, k)``.
+        clean: What they are to give back, ``(rows, k)``.
+        targets: Scores, ``(M, rows)``.
+        weights: Of the scores, ``(M, rows)``.
+        alpha: Weight of the scores against the reconstruction.
+    """
+    x = noisy.expand(len(targets), -1, -1)
+    encoded = torch.baddbmm(p["encode_in_bias"], x, p["encode_in"]).tanh_()
+    latent = torch.baddbmm(p["encode_out_bias"], encoded, p["encode_out"])
+    decoded = torch.baddbmm(p["decode_in_bias"], latent, p["decode_in"]).tanh_()
+    spectra = torch.baddbmm(p["decode_out_bias"], decoded, p["decode_out"])
+    scores = torch.baddbmm(p["score_bias"], latent, p["score"])[..., 0]
+
+    def layer(name: str, below: Tensor, error: Tensor) -> Tensor:
+        torch.bmm(below.mT, error, out=g[name])
+        torch.sum(error, dim=1, keepdim=True, out=g[f"{name}_bias"])
+        return torch.bmm(error, p[name].mT)
+
+    error = (spectra - clean).sign_().div_(clean.numel())
+    error = layer("decode_out", decoded, error) * (1.0 - decoded.square())
+    error = layer("decode_in", latent, error)
+    miss = (scores - targets).mul_(weights).mul_(2.0 * alpha / len(clean))
+    error += layer("score", latent, miss[..., None])
+    error = layer("encode_out", encoded, error) * (1.0 - encoded.square())
+    layer("encode_in", x, error)
 
 
 def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
