@@ -105,16 +105,32 @@ class LinearRegressor:
     def __init__(self, n_components: int | None, random_state: int) -> None:
         self._n_components = n_components
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, *, groups: npt.ArrayLike) -> LinearRegressor:
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        groups: npt.ArrayLike,
+        score_weights: npt.ArrayLike,
+    ) -> LinearRegressor:
         rows, targets = np.asarray(X), np.asarray(y)
+        known = ~np.isnan(targets)
+        weights, labels = np.asarray(score_weights)[known], np.asarray(groups)[known]
         steps = [FunctionTransformer(_squash), StandardScaler()]
         if self._n_components is not None:
             steps.append(PCA(self._n_components))
         self._model = make_pipeline(*steps, RidgeCV(np.logspace(0.0, 4.0, 9)))
-        folds = GroupKFold(min(8, len(np.unique(groups))))
-        held_out = cross_val_predict(self._model, rows, targets, groups=groups, cv=folds)
-        self.out_of_fold_prediction_ = np.asarray(held_out)
-        self._model.fit(rows, targets)
+        params = {"ridgecv__sample_weight": weights}
+        self._model.fit(rows[known], targets[known], **params)
+        self.out_of_fold_prediction_ = self.predict(rows)
+        self.out_of_fold_prediction_[known] = cross_val_predict(
+            self._model,
+            rows[known],
+            targets[known],
+            groups=labels,
+            cv=GroupKFold(min(8, len(np.unique(labels)))),
+            params=params,
+        )
         return self
 
     def predict(self, X: npt.ArrayLike) -> FloatArray:

@@ -25,8 +25,10 @@ from scipy.stats import rankdata
 
 FloatArray = npt.NDArray[np.float64]
 
-# A rank correlation among few trials is taken as if so many more had shown none.
-_SKEPTICS = 3
+# How values on the way rank where trials end is taken as if so many more trials had shown so much:
+# few that went on say little, and losses of most tasks are neither blind nor oracles.
+_PRIOR_TRIALS = 3
+_PRIOR_CORRELATION = 0.5
 
 
 def reports(trial: FrozenTrial, step: float = math.inf) -> list[float]:
@@ -97,10 +99,9 @@ def standings(lessons: Sequence[FrozenTrial], sign: float) -> tuple[FloatArray, 
 
 def _informativeness(values: FloatArray, ranks: FloatArray, weights: FloatArray) -> float:
     """Rank correlation of values at one step with where the trials ended, shrunk if few."""
-    n = weights.sum()
-    if n < 3.0:
-        return 0.0
-    return float(max(rank_correlation(values, ranks, weights), 0.0) * n / (n + _SKEPTICS))
+    n = float(weights.sum())
+    seen = rank_correlation(values, ranks, weights) if n >= 3.0 else _PRIOR_CORRELATION
+    return max(seen * n + _PRIOR_CORRELATION * _PRIOR_TRIALS, 0.0) / (n + _PRIOR_TRIALS)
 
 
 def rank_correlation(a: FloatArray, b: FloatArray, weights: FloatArray) -> float:

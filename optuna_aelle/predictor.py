@@ -42,6 +42,8 @@ FEATURES: tuple[Feature, ...] = ("curve", "params", "spectrum")
 MIN_LESSONS = 4
 # Fits cost the cube of the number of lessons; the latest so many say enough.
 _MAX_LESSONS = 300
+# A standing that is known less than this teaches nothing.
+_LEAST_KNOWN = 0.05
 # A group that explains less than this share of the prediction has not spoken.
 _SPOKE = 0.1
 _STANDARD_ERRORS = 2.0
@@ -71,11 +73,21 @@ class Skill:
 
 
 class SpectrumRegressor(Protocol):
-    """Reads a score from spectra ``(n, k)``; rows of one ``groups`` label are one network."""
+    """Reads a score from spectra ``(n, k)``; rows of one ``groups`` label are one network.
+
+    A score that is NaN is not known; the others count by their weights.
+    """
 
     out_of_fold_prediction_: FloatArray
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, *, groups: npt.ArrayLike) -> object: ...
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        groups: npt.ArrayLike,
+        score_weights: npt.ArrayLike,
+    ) -> object: ...
 
     def predict(self, X: npt.ArrayLike) -> FloatArray: ...
 
@@ -96,8 +108,7 @@ class PerformancePredictor:
         direction: ``"minimize"`` or ``"maximize"``, as in the study.
         random_state: Of the AeLLE ensemble; the same lessons give the same predictions.
         spectrum_regressor: Makes, of a random state, what reads a score from spectra:
-            `AeLLERegressor`, or another estimator whose ``fit(X, y, groups=...)`` leaves an
-            ``out_of_fold_prediction_``.
+            `AeLLERegressor`, or another `SpectrumRegressor`.
     """
 
     def __init__(
@@ -139,7 +150,8 @@ class PerformancePredictor:
                 f"Expected at least {MIN_LESSONS} trials that finished or were pruned with a "
                 f"finite value, got {len(self._lessons)} among {len(trials)}. Predict later."
             )
-        self._standings, self._doubts = standings(self._lessons, self._sign)
+        self._standings, doubts = standings(self._lessons, self._sign)
+        self._known = 1.0 - doubts
         if np.ptp(self._standings) == 0.0:
             raise ValueError("Expected trials that differ in their values, got equal ones only.")
         self._fit_value_map()
@@ -174,7 +186,7 @@ class PerformancePredictor:
     ) -> tuple[FloatArray, FloatArray]:
         """As `predict`, but as standings within the study: higher is better, about unit spread."""
         model = self._model(step)
-        queries = self._rows(trials, step, self._past(step))
+        queries = self._rows(trials, step)
         cross = [kernel(queries[name], model.rows[name]) for name, kernel in model.kernels]
         own = [np.diag(kernel(queries[name], queries[name])) for name, kernel in model.kernels]
         return model.regression.predict(cross, own)
@@ -236,52 +248,49 @@ class PerformancePredictor:
             return self._models[step]
 
     def _fit_model(self, step: int) -> _Model:
-        past = self._past(step)
+        past = [i for i in self._past(step) if self._known[i] >= _LEAST_KNOWN]
         if len(past) < MIN_LESSONS:
             raise ValueError(
                 f"Expected at least {MIN_LESSONS} trials that went past step {step}, got "
                 f"{len(past)}. Predict at an earlier step."
             )
         lessons = [self._lessons[i] for i in past]
-        rows = self._rows(lessons, step, past)
-        known = 1.0 - self._doubts[past]
-        if "spectrum" in rows:
+        rows = self._rows(lessons, step)
+        known, own = self._known[past], self._standings[past]
+        if "spectrum" in rows and rank_correlation(rows["spectrum"][:, 0], own, known) <= 0.0:
             # A score that ranks its own lessons the wrong way round has found nothing.
-            scores = rows["spectrum"][:, 0]
-            if rank_correlation(scores, self._standings[past], known) <= 0.0:
-                del rows["spectrum"]
+            del rows["spectrum"]
         kernels: list[tuple[str, Kernel]] = [("constant", _constant)]
         kernels += [(name, _linear) for name in rows if name != "constant"]
         if "params" in rows:
             kernels.append(("params", _radial))
-        targets = self._standings[past]
-        # Within those who came this far, the standing has another mean and spread.
-        center, scale = targets.mean(), max(float(targets.std()), 1e-6)
+        # A standing y that correlates as r with the true one, both of unit spread, says what
+        # y / r with an error of variance 1 / r² − 1 would. Within those who came this far, the
+        # standing has another mean and spread.
+        center = float(np.average(own, weights=known))
+        scale = max(float(np.sqrt(np.average((own - center) ** 2, weights=known))), 1e-6)
         regression = fit_evidence(
             [kernel(rows[name], rows[name]) for name, kernel in kernels],
-            (targets - center) / scale,
-            self._doubts[past] / scale**2,
+            (own - center) / scale / np.sqrt(known),
+            1.0 / known - 1.0,
         ).rescaled(center, scale)
         skill = Skill(
             n=float(known.sum()),
-            model=rank_correlation(regression.leave_one_out()[0], targets, known),
+            model=rank_correlation(regression.leave_one_out()[0], own, known),
             baseline=0.0
             if step < 0
-            else rank_correlation(
-                curve_statistics(lessons, step, self._sign)[:, 0], targets, known
-            ),
+            else rank_correlation(curve_statistics(lessons, step, self._sign)[:, 0], own, known),
         )
         return _Model(regression, kernels, rows, skill)
 
-    def _rows(
-        self, trials: Sequence[FrozenTrial], step: int, past: list[int]
-    ) -> dict[str, FloatArray]:
+    def _rows(self, trials: Sequence[FrozenTrial], step: int) -> dict[str, FloatArray]:
         """The features of ``trials`` as of ``step``, one array ``(n, d)`` a group."""
         rows = {"constant": np.ones((len(trials), 1))}
         if "params" in self.features and self._encoder.n_columns:
             rows["params"] = self._encoder.encode(trials)
         if "curve" in self.features and step >= 0:
-            reference = curve_statistics([self._lessons[i] for i in past], step, self._sign)
+            past = [self._lessons[i] for i in self._past(step)]
+            reference = curve_statistics(past, step, self._sign)
             own = curve_statistics(trials, step, self._sign)
             rows["curve"] = np.stack(
                 [score_against(own[:, j], reference[:, j]) for j in range(2)], axis=1
@@ -328,13 +337,15 @@ class PerformancePredictor:
                 for step, spectrum in decode_spectra(trial).items()
             ]
             groups = [i for i, _, _ in found]
-            if len(set(groups)) < MIN_LESSONS:
+            if len({i for i in groups if self._known[i] >= _LEAST_KNOWN}) < MIN_LESSONS:
                 return
             regressor = self.spectrum_regressor(self.random_state)
+            known = self._known[groups]
             regressor.fit(
                 np.stack([spectrum for _, _, spectrum in found]),
-                self._standings[groups],
+                np.where(known >= _LEAST_KNOWN, self._standings[groups], np.nan),
                 groups=groups,
+                score_weights=np.maximum(known, _LEAST_KNOWN),
             )
             scores = map(float, regressor.out_of_fold_prediction_)
             spectral = {(i, step): x for (i, step, _), x in zip(found, scores, strict=True)}

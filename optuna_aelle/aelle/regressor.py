@@ -133,6 +133,7 @@ class AeLLERegressor(
         y: npt.ArrayLike,
         *,
         groups: npt.ArrayLike | None = None,
+        score_weights: npt.ArrayLike | None = None,
     ) -> AeLLERegressor:
         """Learn from spectra and the scores of their networks.
 
@@ -143,10 +144,11 @@ class AeLLERegressor(
                 pruned or still runs: it trains the reconstruction only.
             groups: Shape ``(n,)``, labels of the networks. Rows of one network, such as its
                 epochs, are never split between folds. By default every row is its own network.
+            score_weights: Shape ``(n,)``, how much each score counts; all the same by default.
 
         Raises:
             ValueError: A spectrum holds NaN or +inf, a score is infinite, no score is finite, the
-                lengths differ, or a parameter is out of range.
+                lengths differ, a weight is not positive, or a parameter is out of range.
         """
         self._check_parameters()
         if y is None:
@@ -160,6 +162,13 @@ class AeLLERegressor(
         group = np.arange(len(exponents)) if groups is None else column_or_1d(groups)
         check_consistent_length(exponents, scores, group)
         scored = _check_scores(scores)
+        weight = np.ones(len(scores)) if score_weights is None else column_or_1d(score_weights)
+        check_consistent_length(scores, weight)
+        if not (np.isfinite(weight) & (weight > 0.0)).all():
+            raise ValueError(
+                f"Expected score_weights that are positive, got {weight.min()!r} among them. Pass "
+                "NaN as the score of a row that should not count."
+            )
 
         rng = self._generator()
         fold, n_groups = self._assign_folds(group, scored, rng)
@@ -167,18 +176,18 @@ class AeLLERegressor(
         self.center_, self.scale_ = _robust_location_and_spread(squashed)
 
         # Each member standardises by the scores that it sees, lest the mean betray a hidden one.
-        seen = scored & (fold != np.arange(-1, self.n_members)[:, None])
+        seen = weight * (scored & (fold != np.arange(-1, self.n_members)[:, None]))
         count = seen.sum(axis=1)
         filled = np.where(scored, scores, 0.0)
         self.score_mean_ = (seen * filled).sum(axis=1) / count
-        deviation = np.where(seen, filled - self.score_mean_[:, None], 0.0)
-        self.score_std_ = np.sqrt(np.square(deviation).sum(axis=1) / count)
+        deviation = np.where(seen > 0.0, filled - self.score_mean_[:, None], 0.0)
+        self.score_std_ = np.sqrt((seen * np.square(deviation)).sum(axis=1) / count)
         unit = np.where(self.score_std_ > 0, self.score_std_, 1.0)
 
         self._weights: Weights = train(
             (squashed - self.center_) / self.scale_,
             deviation / unit[:, None],
-            seen.astype(np.float64),
+            seen,
             hidden=self.hidden_dim,
             latent=self.latent_dim,
             steps=self.n_steps,
@@ -187,7 +196,7 @@ class AeLLERegressor(
             noise=self.input_noise,
             seed=int(rng.integers(2**31)),
         )
-        self._calibrate(exponents, scores, scored, fold, n_groups)
+        self._calibrate(exponents, scores, scored, weight, fold, n_groups)
         return self
 
     @overload
@@ -375,6 +384,7 @@ class AeLLERegressor(
         exponents: FloatArray,
         scores: FloatArray,
         scored: npt.NDArray[np.bool_],
+        weight: FloatArray,
         fold: npt.NDArray[np.intp],
         n_groups: int,
     ) -> None:
@@ -389,8 +399,9 @@ class AeLLERegressor(
         own_deviation = deviation[fold[rows], rows]
         # From one mean for all: the mean that a member has seen is low where the hidden scores
         # are high, and would make noise look like a (reversed) prediction.
-        common_mean = scores[rows].mean()
-        self.slope_ = _shrinkage(own_deviation, scores[rows] - common_mean)
+        common_mean = np.average(scores[rows], weights=weight[rows])
+        root = np.sqrt(weight[rows])
+        self.slope_ = _shrinkage(root * own_deviation, root * (scores[rows] - common_mean))
         self.out_of_fold_prediction_ = (mean + self.slope_ * deviation).mean(axis=0)
         self.out_of_fold_prediction_[rows] = common_mean + self.slope_ * own_deviation
         residuals = np.abs(scores[rows] - self.out_of_fold_prediction_[rows])
