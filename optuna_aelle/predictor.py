@@ -28,7 +28,6 @@ from optuna_aelle.features import ParameterEncoder
 from optuna_aelle.features import curve_statistics
 from optuna_aelle.features import is_lesson
 from optuna_aelle.features import rank_correlation
-from optuna_aelle.features import reports
 from optuna_aelle.features import score_against
 from optuna_aelle.features import standings
 from optuna_aelle.features import went_past
@@ -219,15 +218,7 @@ class PerformancePredictor:
         return np.asarray(np.clip(inside + slope * beyond, *self._value_range))
 
     def _fit_value_map(self) -> None:
-        # A pruned trial stands for what it had reached: less than its end, but no less true.
-        ends = np.array(
-            [
-                t.values[0]
-                if t.state == TrialState.COMPLETE
-                else [v for v in reports(t) if np.isfinite(v)][-1]
-                for t in self._lessons
-            ]
-        )
+        ends = self._expected_ends()
         at, first = np.unique(self._standings, return_index=True)
         values = self._sign * np.maximum.accumulate(self._sign * ends[first])
         # Beyond the lessons, go on as in their middle half: ends may be wild.
@@ -236,6 +227,29 @@ class PerformancePredictor:
         self._value_map = (at, values, slope)
         margin = np.ptp(ends)
         self._value_range = (ends.min() - margin, ends.max() + margin)
+
+    def _expected_ends(self) -> FloatArray:
+        """Final values; of a pruned trial its last one and what finished trials gained from there.
+
+        Trials that were pruned early would have gone on improving, most of them.
+        """
+        finished = [t for t in self._lessons if t.state == TrialState.COMPLETE]
+        gains: dict[int, float] = {}
+        ends = []
+        for trial in self._lessons:
+            if trial.state == TrialState.COMPLETE:
+                ends.append(float(trial.values[0]))
+                continue
+            steps = [s for s, v in sorted(trial.intermediate_values.items()) if np.isfinite(v)]
+            if steps[-1] not in gains:
+                left = [
+                    t.values[0] - t.intermediate_values[steps[-1]]
+                    for t in finished
+                    if np.isfinite(t.intermediate_values.get(steps[-1], np.nan))
+                ]
+                gains[steps[-1]] = float(np.median(left)) if left else 0.0
+            ends.append(trial.intermediate_values[steps[-1]] + gains[steps[-1]])
+        return np.array(ends)
 
     def _past(self, step: int) -> list[int]:
         return [i for i, trial in enumerate(self._lessons) if went_past(trial, step)]

@@ -61,12 +61,6 @@ class RecordedStream(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        if self._proposer is None:
-            self._current = self._left.pop(0)
-        else:
-            nearest = self._nearest(self._proposed(self._proposer, study, trial))
-            self._left.remove(nearest)
-            self._current = nearest
         return {}
 
     def sample_relative(
@@ -84,8 +78,13 @@ class RecordedStream(BaseSampler):
         return self._recorded[self._current].params[param_name]
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        if self._proposer is not None:
-            self._proposer.before_trial(study, trial)
+        # Here, since Optuna draws parameters no sooner than one is suggested.
+        if self._proposer is None:
+            self._current = self._left.pop(0)
+            return
+        self._proposer.before_trial(study, trial)
+        self._current = self._nearest(self._proposed(self._proposer, study, trial))
+        self._left.remove(self._current)
 
     def after_trial(
         self,

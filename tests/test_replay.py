@@ -179,6 +179,17 @@ def test_all_pruners_meet_the_same_configurations() -> None:
         assert met == [table.trials[i].params["x"] for i in order]
 
 
+def test_trials_without_parameters_are_told_apart() -> None:
+    trials = []
+    for number in range(6):
+        trial = create_trial(value=float(number), intermediate_values={0: float(number)})
+        trial.number = number
+        trials.append(trial)
+    table = RecordedTrials("bare", "minimize", tuple(trials), np.ones(6))
+    replayed = replay_study(table, NopPruner(), [4, 2, 5])
+    assert [t.value for t in replayed.study.trials] == [4.0, 2.0, 5.0]
+
+
 def test_repeats_and_seeds_are_reproducible() -> None:
     table = made_table()
     pruners = {"median": MedianPruner, "sha": SuccessiveHalvingPruner}
