@@ -149,9 +149,12 @@ class LayerRun:
         linearized = self.layer.linearize(trajectory) if delicate is None else delicate
         coefficients = [c.flatten(1, 2) for c in linearized]
         if self._may_narrow or self._may_widen():
-            rows = torch.stack([c.abs() for c in coefficients]).amax(dim=0)
-            self._rows_vanish = bool((rows == 0.0).any())
-            if delicate is not None or bool(((rows > 0.0) & (rows < _NARROWEST_ROW)).any()):
+            too_small = delicate is not None
+            if not too_small:
+                rows = torch.stack([c.abs() for c in coefficients]).amax(dim=0)
+                self._rows_vanish = bool((rows == 0.0).any())
+                too_small = bool(((rows > 0.0) & (rows < _NARROWEST_ROW)).any())
+            if too_small:
                 self._may_narrow = False
                 self._set_dtype(torch.float64)
         start, n_steps = 0, len(visible)

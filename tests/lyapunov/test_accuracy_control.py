@@ -255,3 +255,16 @@ def test_without_float64_on_the_device_the_cpu_computes() -> None:
     with pytest.raises(ValueError, match="float64, got mps.*to the CPU"):
         device_of(from_step(lambda x, h: h, 2), inputs)
     assert device_of(nn.GRU(D, H), torch.zeros(1)) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_fingerprint_of_an_lstm_with_shut_forget_gates(size: int) -> None:
+    """Few exponents of a large state may run in float32; shut gates need stages and float64."""
+    torch.manual_seed(0)
+    lstm = nn.LSTM(D, size)
+    with torch.no_grad():
+        lstm.bias_ih_l0[size : size + 3] = -40.0
+    x = torch.randn(60, B, D)
+    leading = lyapunov_spectrum(lstm, x, k=size // 4)
+    reference = lyapunov_spectrum(lstm, x, k=size // 4, method="qr", interval=1, dtype=F64)
+    np.testing.assert_allclose(leading.exponents, reference.exponents, atol=1e-5)
