@@ -38,8 +38,9 @@ def optuna_arms(n_epochs: int) -> dict[str, PrunerFactory]:
     arms: dict[str, PrunerFactory] = {
         "none": NopPruner,
         "Median": MedianPruner,
-        "Median, warm-up 1": partial(MedianPruner, n_warmup_steps=1),
-        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=5),
+        # Steps count from 1, and one at n_warmup_steps is judged.
+        "Median, warm-up 1": partial(MedianPruner, n_warmup_steps=2),
+        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=6),
         "Percentile 25": partial(PercentilePruner, 25.0),
     }
     for eta in (2, 3, 4):

@@ -101,8 +101,9 @@ class CurveRegressionPruner(BasePruner):
 
 def _columns(trials: Sequence[FrozenTrial], step: int, sign: float) -> FloatArray:
     """Hyperparameters and the curve up to ``step``, standardised over all but the last row."""
+    steps = [s for s in sorted(trials[-1].intermediate_values) if s <= step]
     curves = np.array(
-        [[sign * t.intermediate_values.get(s, math.nan) for s in range(step + 1)] for t in trials]
+        [[sign * t.intermediate_values.get(s, math.nan) for s in steps] for t in trials]
     )
     shape = np.stack([curves[:, -1], curves.mean(axis=1), curves[:, -1] - curves[:, 0]], axis=1)
     spread = shape[:-1].std(axis=0)

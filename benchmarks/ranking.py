@@ -44,8 +44,8 @@ SIGNALS: dict[str, tuple[tuple[Feature, ...], int]] = {
     "hyperparameters": (("params",), -1),
     "spectrum, untrained": (("spectrum",), -1),
     "both, untrained": (("params", "spectrum"), -1),
-    "spectrum, epoch 1": (("spectrum",), 0),
-    "all, epoch 1": (("params", "spectrum", "curve"), 0),
+    "spectrum, epoch 1": (("spectrum",), 1),
+    "all, epoch 1": (("params", "spectrum", "curve"), 1),
 }
 
 
@@ -56,7 +56,7 @@ def rank(table: Path) -> dict[str, object]:
     sign = 1.0 if recorded.direction == "maximize" else -1.0
     finals = sign * recorded.finals
     upper = finals >= np.median(finals)
-    predictions = {FIRST_EPOCH: curve_statistics(recorded.trials, 0, sign)[:, 0]}
+    predictions = {FIRST_EPOCH: curve_statistics(recorded.trials, 1, sign)[:, 0]}
     for name, (features, step) in SIGNALS.items():
         predictions[name] = _held_out(recorded, features, step)
     return {

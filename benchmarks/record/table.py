@@ -1,4 +1,7 @@
-"""From the recorded stacks to a table: one `RecordedTrials` file."""
+"""From the recorded stacks to a table: one `RecordedTrials` file.
+
+Steps count epochs from 1, so that ``min_resource=1`` of a pruner means one epoch.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from benchmarks.record.tasks import Task
 from benchmarks.record.training import SPECTRUM_STEPS
 from benchmarks.record.training import n_exponents
 from optuna_aelle.recorded import RecordedTrials
+from optuna_aelle.records import UNTRAINED_STEP
 from optuna_aelle.records import encode_spectrum
 
 TABLES = Path(__file__).parents[1] / "tables"
@@ -48,7 +52,8 @@ def assemble(
             exponents = arrays["spectra"][i, column]
             if not np.isnan(exponents).any():
                 seconds = float(arrays["spectrum_seconds"][i, column])
-                encoded = encode_spectrum(exponents, step, seconds=seconds)
+                epoch = step if step == UNTRAINED_STEP else step + 1
+                encoded = encode_spectrum(exponents, epoch, seconds=seconds)
                 for key, payload in encoded.items():
                     attributes[key] = {**payload, "k": n_exponents(*shape_of(configuration, cell))}
         values = arrays["validation"][i]
@@ -56,7 +61,7 @@ def assemble(
             value=float(values[-1]),
             params=dict(configuration),
             distributions=_distributions(configuration, space),
-            intermediate_values=dict(enumerate(map(float, values))),
+            intermediate_values=dict(enumerate(map(float, values), start=1)),
             user_attrs=attributes,
         )
         trial.number = i

@@ -22,7 +22,7 @@ from optuna_aelle.fingerprint import resample_exponents
 from optuna_aelle.lyapunov import lyapunov_spectra
 from optuna_aelle.lyapunov.spectrum import FloatArray
 
-# As `trial.report` counts: −1 is the untrained network, 0 follows the first epoch.
+# −1 is the untrained network, 0 follows the first epoch.
 SPECTRUM_STEPS = (-1, 0, 1, 2, 4, 7, 12, 20)
 SPECTRUM_WARMUP, SPECTRUM_LENGTH = 16, 64
 ADAM_BETAS, RMSPROP_BETA, SGD_MOMENTUM = (0.9, 0.999), 0.99, 0.9
