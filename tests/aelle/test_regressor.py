@@ -84,7 +84,7 @@ def test_not_worse_than_ridge_on_twenty_networks(noise: float) -> None:
 
 def test_unscored_spectra_do_not_hurt() -> None:
     without, with_unscored = [], []
-    for seed in range(4):
+    for seed in range(8):
         X, y, groups = spectra_and_scores(seed, 200)
         known, train_rows, test = groups < 20, groups < 100, groups >= 100
         partly = np.where(known, y, np.nan)
