@@ -17,8 +17,11 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Replays every pruner over the recorded tables, and redraws the figures: under half an hour.
 benchmark: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.ranking
+	$(BIN)/python -m benchmarks.pruning
+	$(BIN)/python -m benchmarks.pruning_figure
 
 # The constraints reach pip through the environment, so that they also hold while a package builds.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)

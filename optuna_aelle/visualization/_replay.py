@@ -16,6 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 _OURS = "#d81b60"
 _FRONT = "#37474f"
 _OTHERS = "#90a4ae"
+_SIDES = ("top center", "bottom center", "middle right", "middle left")
 
 
 def pareto_front(costs: npt.ArrayLike, losses: npt.ArrayLike) -> list[int]:
@@ -59,7 +60,8 @@ def plot_replay(frame: pd.DataFrame, *, title: str = "Replay") -> go.Figure:
         y=loss.tolist(),
         mode="markers+text",
         text=names,
-        textposition="top center",
+        # Neighbours along the axis get their labels on different sides.
+        textposition=[_SIDES[place % len(_SIDES)] for place in np.argsort(np.argsort(cost))],
         marker={
             "size": 11,
             "color": [
@@ -74,6 +76,7 @@ def plot_replay(frame: pd.DataFrame, *, title: str = "Replay") -> go.Figure:
     )
     figure.update_layout(
         template="none",
+        legend={"x": 0.99, "y": 0.99, "xanchor": "right"},
         title=f"{title}: training spent and what was missed ({frame['repeat'].nunique()} orders)",
         xaxis={
             "title": {"text": "share of full training, the method's own cost included"},
