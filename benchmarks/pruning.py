@@ -19,7 +19,6 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,9 @@ from optuna_aelle.replays import measure_outcome
 from optuna_aelle.replays import replay
 
 N_TRIALS = 60
+# Before training and after these epochs, as in `studies`: spectra change fast at first, and each
+# costs a part of an epoch.
+SPECTRUM_EPOCHS = (-1, 3, 8, 21)
 # In the stream that a sampler decides, only what is closest to the decision.
 TPE_ARMS = ("none", "Median", "SHA η=2, min 1", "SHA η=4, min 1", "Hyperband, min 1", OURS)
 QUICK_ARMS = ("none", "Median", "SHA η=2, min 1", "Hyperband, min 1", OURS, SHUFFLED)
@@ -76,7 +78,8 @@ def run(job: Job) -> pd.DataFrame:
         "n_trials": n_trials,
         "n_repeats": job.n_repeats,
         "seed": job.seed,
-        "sampler": partial(_tpe) if job.stream == "tpe" else None,
+        "sampler": _tpe if job.stream == "tpe" else None,
+        "spectrum_steps": SPECTRUM_EPOCHS,
     }
     frames = [replay(recorded, {n: f for n, f in arms.items() if n != SHUFFLED}, **settings)]
     if SHUFFLED in arms:

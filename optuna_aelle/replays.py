@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def replay(
     seed: int = 0,
     sampler: SamplerFactory | None = None,
     order: Literal["random", "recorded"] = "random",
+    spectrum_steps: Collection[int] | None = None,
     show_progress_bar: bool = False,
 ) -> pd.DataFrame:
     """Run every pruner over the same recorded configurations, and compare.
@@ -94,6 +96,8 @@ def replay(
         sampler: Makes a sampler of a seed. Its proposals are moved to the nearest recorded
             configuration that is left, so pruners may see different ones. None: a random order.
         order: ``"recorded"`` tries the trials once, as numbered; nothing is drawn.
+        spectrum_steps: Steps whose spectra are given and charged, −1 for the untrained network;
+            all by default.
         show_progress_bar: Whether to show one.
 
     Returns:
@@ -154,6 +158,7 @@ def replay(
                     proposer=None if sampler is None else sampler(seed + repeat),
                     study_name=study_name,
                     keep_numbers=order == "recorded",
+                    spectrum_steps=spectrum_steps,
                 )
                 row = {"pruner": name, "repeat": repeat}
                 rows.append(row | _measure(recorded, replayed, adaptive=sampler is not None))
@@ -172,6 +177,7 @@ def replay_study(
     proposer: BaseSampler | None = None,
     study_name: str | None = None,
     keep_numbers: bool = False,
+    spectrum_steps: Collection[int] | None = None,
 ) -> ReplayedStudy:
     """Run one study of recorded trials, in the given order, under a pruner.
 
@@ -183,6 +189,7 @@ def replay_study(
         proposer: A sampler whose proposals choose among ``order`` instead.
         study_name: Some pruners depend on it; the table's by default.
         keep_numbers: Whether trials keep their numbers, with failed trials in the gaps.
+        spectrum_steps: As in `replay`.
     """
     stream = RecordedStream(recorded.trials, order, proposer)
     # Without Optuna's line a trial, which would cost more than the replay.
@@ -202,7 +209,7 @@ def replay_study(
                 _fill_gap(study, recorded.trials[order[position]].number)
             trial, index = stream.take(study)
             replayed.indices.append(index)
-            value = _replay_trial(recorded, index, trial, pruner, replayed)
+            value = _replay_trial(recorded, index, trial, pruner, replayed, spectrum_steps)
             if value is None:
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
@@ -220,11 +227,14 @@ def _replay_trial(
     trial: optuna.Trial,
     pruner: BasePruner,
     replayed: ReplayedStudy,
+    spectrum_steps: Collection[int] | None,
 ) -> float | None:
     """One trial; its final value, or None where it was pruned."""
     source = recorded.trials[index]
     reads = getattr(pruner, "reads", ())
     payloads = spectrum_payloads(source) if SPECTRA in reads else {}
+    if spectrum_steps is not None:
+        payloads = {step: x for step, x in payloads.items() if step in spectrum_steps}
     curves = {name: recorded.curves[name][index] for name in recorded.curves if name in reads}
     columns = {step: i for i, step in enumerate(recorded.steps)} if curves else {}
     replayed.steps.append(0)

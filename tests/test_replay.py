@@ -254,6 +254,18 @@ def test_spectra_are_charged_to_those_who_read_them() -> None:
     assert reads - none == pytest.approx(0.01, abs=0.004)
 
 
+def test_spectra_of_other_steps_are_left_out() -> None:
+    class Reader(NopPruner):
+        reads = frozenset({"spectra"})
+
+    table = made_table(4)
+    with_it = replay_study(table, Reader(), range(4), spectrum_steps=(-1, 3))
+    without = replay_study(table, Reader(), range(4), spectrum_steps=(3,))
+    assert all("aelle:spectrum:-1" in t.user_attrs for t in with_it.study.trials)
+    assert not any(t.user_attrs for t in without.study.trials)
+    assert with_it.overhead_seconds > 0.04 > without.overhead_seconds
+
+
 def test_a_recorded_curve_is_given_to_who_asks() -> None:
     table = made_table(5)
     losses = np.arange(5.0 * N_STEPS).reshape(5, N_STEPS)
