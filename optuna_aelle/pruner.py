@@ -143,8 +143,8 @@ class AeLLEPruner(BasePruner):
         *,
         n_startup_trials: int = 12,
         n_warmup_steps: int = 0,
-        risk: float = 0.15,
-        calibration_interval: int = 40,
+        risk: float = 0.05,
+        calibration_interval: int = 0,
         features: Sequence[Feature] = FEATURES,
         spectrum_regressor: Callable[[int], SpectrumRegressor] | None = None,
     ) -> None:
