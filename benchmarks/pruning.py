@@ -141,7 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in names
         for stream, streams_arms in (("random", arms), ("tpe", arms or TPE_ARMS))
         if stream in options.streams
-        for seed in range(math.ceil(options.repeats / options.chunk))
+        for seed in range(
+            math.ceil(
+                (options.tpe_repeats if stream == "tpe" else options.repeats) / options.chunk
+            )
+        )
     ]
     # One process a core: what a decision costs is measured, and threads would blur it.
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -149,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         frames = list(tqdm(pool.map(run, jobs), total=len(jobs), desc="replays"))
     frame = pd.concat(frames, ignore_index=True)
     results = {
-        "command": f"python -m benchmarks.pruning --repeats {options.repeats}",
+        "command": f"python -m benchmarks.pruning --repeats {options.repeats} "
+        f"--tpe-repeats {options.tpe_repeats}",
         "environment": describe_environment(),
         "n_trials": N_TRIALS,
         "n_repeats": options.repeats,
@@ -197,6 +202,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", help="names; by default all")
     parser.add_argument("--streams", nargs="+", default=["random", "tpe"])
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--tpe-repeats", type=int, default=10)
     parser.add_argument("--chunk", type=int, default=5, help="repeats of one process at a time")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="few arms, tables and repeats")

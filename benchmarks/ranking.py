@@ -1,9 +1,9 @@
-"""What ranks the final scores of a table: hyperparameters, the first epoch, or the spectrum?
+"""What ranks the final scores of a table, and when: hyperparameters, scores, or the spectrum?
 
-Rank correlation with the final score, over all configurations and within the better half, of the
-score after the first epoch as it is, and of predictions for configurations that the predictor was
-not fitted to (ten folds) from hyperparameters, from the spectrum before training and after the
-first epoch, and from both before training.
+Rank correlation with the final score, over all configurations and within the better half, before
+training and after the epochs at which spectra were recorded: of the score as it is, and of
+predictions from hyperparameters, from spectra, from both, and from all with the curve, for one
+half of the configurations by a predictor fitted to the other half (mean over six such splits).
 
     python -m benchmarks.ranking
 """
@@ -35,30 +35,55 @@ from optuna_aelle.recorded import RecordedTrials
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 FloatArray = npt.NDArray[np.float64]
+Part = tuple[npt.NDArray[np.intp], FloatArray]
 
-_N_FOLDS = 10
-FIRST_EPOCH = "score, epoch 1"
-SIGNALS: dict[str, tuple[tuple[Feature, ...], int]] = {
-    "hyperparameters": (("params",), -1),
-    "spectrum, untrained": (("spectrum",), -1),
-    "both, untrained": (("params", "spectrum"), -1),
-    "spectrum, epoch 1": (("spectrum",), 1),
-    "all, epoch 1": (("params", "spectrum", "curve"), 1),
+_N_SPLITS = 6
+SCORE = "score"
+SIGNALS: dict[str, tuple[Feature, ...]] = {
+    "hyperparameters": ("params",),
+    "spectrum": ("spectrum",),
+    "hyperparameters + spectrum": ("params", "spectrum"),
+    "all": ("params", "spectrum", "curve"),
+}
+EPOCHS = (-1, 1, 2, 3, 5, 8, 13, 21)
+_COLORS = {
+    SCORE: "#1e88e5",
+    "hyperparameters": "#8d6e63",
+    "spectrum": "#d81b60",
+    "hyperparameters + spectrum": "#ffb300",
+    "all": "#212121",
 }
 
 
 def rank(table: Path) -> dict[str, object]:
-    """The correlations of one table, ``[all, better half]`` each."""
+    """The correlations of one table: for each signal and epoch ``[all, better half]``."""
     torch.set_num_threads(1)
     recorded = RecordedTrials.load(table)
     sign = 1.0 if recorded.direction == "maximize" else -1.0
     finals = sign * recorded.finals
     upper = finals >= np.median(finals)
-    predictions = {FIRST_EPOCH: curve_statistics(recorded.trials, 1, sign)[:, 0]}
-    for name, (features, step) in SIGNALS.items():
-        predictions[name] = _held_out(recorded, features, step)
+    every = np.arange(len(recorded))
+    predictions = {
+        SCORE: {
+            e: [(every, curve_statistics(recorded.trials, e, sign)[:, 0])] for e in EPOCHS if e > 0
+        }
+    }
+    for name, features in SIGNALS.items():
+        predictions[name] = _held_out(recorded, features)
+
+    def correlations(parts: list[Part]) -> list[float]:
+        pairs = [
+            (
+                _correlation(p, finals[rows]),
+                _correlation(p[upper[rows]], finals[rows][upper[rows]]),
+            )
+            for rows, p in parts
+        ]
+        return [round(float(x), 3) for x in np.mean(pairs, axis=0)]
+
     return {
         "table": recorded.name,
         "metric": recorded.metadata["metric"],
@@ -66,65 +91,90 @@ def rank(table: Path) -> dict[str, object]:
         .round(4)
         .tolist(),
         "correlations": {
-            name: [_correlation(p, finals), _correlation(p[upper], finals[upper])]
-            for name, p in predictions.items()
+            name: {str(epoch): correlations(parts) for epoch, parts in by_epoch.items()}
+            for name, by_epoch in predictions.items()
         },
     }
 
 
-def _held_out(recorded: RecordedTrials, features: tuple[Feature, ...], step: int) -> FloatArray:
-    order = np.random.default_rng(0).permutation(len(recorded))
-    predicted = np.zeros(len(recorded))
-    for fold in np.array_split(order, _N_FOLDS):
-        hidden = set(fold.tolist())
-        lessons = [t for i, t in enumerate(recorded.trials) if i not in hidden]
+def _held_out(recorded: RecordedTrials, features: tuple[Feature, ...]) -> dict[int, list[Part]]:
+    """For each epoch and split the held-out rows and what is predicted for them."""
+    # Hyperparameters say the same at all times.
+    epochs = (-1,) if features == ("params",) else EPOCHS
+    parts: dict[int, list[Part]] = {epoch: [] for epoch in epochs}
+    for seed in range(_N_SPLITS):
+        order = np.random.default_rng(seed).permutation(len(recorded))
+        known, hidden = np.array_split(order, 2)
+        lessons = [recorded.trials[i] for i in known]
         predictor = PerformancePredictor(features, direction=recorded.direction).fit(lessons)
-        queries = [recorded.trials[i] for i in fold]
-        predicted[fold] = predictor.predict_standings(queries, step)[0]
-    return predicted
+        queries = [recorded.trials[i] for i in hidden]
+        for epoch in epochs:
+            parts[epoch].append((hidden, predictor.predict_standings(queries, epoch)[0]))
+    return parts
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:
     if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
         return 0.0
-    return round(float(spearmanr(a, b).statistic), 3)
+    return float(spearmanr(a, b).statistic)
 
 
 def draw(results: Path, figure: Path) -> None:
-    """A row of dots a table, one colour a signal."""
+    """A panel a table: correlation by epoch, over all (solid) and in the better half (dotted)."""
     tables = json.loads(results.read_text())["tables"]
-    names = [FIRST_EPOCH, *SIGNALS]
-    colors = ("#1e88e5", "#8d6e63", "#f48fb1", "#d81b60", "#ffb300", "#212121")
-    fig, axes = plt.subplots(1, 2, figsize=(12, 0.42 * len(tables) + 1.8), sharey=True)
-    rows = np.arange(len(tables))[::-1]
-    for part, (axis, title) in enumerate(
-        zip(axes, ("all configurations", "the better half"), strict=True)
-    ):
-        for i, (name, color) in enumerate(zip(names, colors, strict=True)):
-            values = [table["correlations"][name][part] for table in tables]
-            offset = 0.25 - 0.1 * i
-            axis.plot(values, rows + offset, "o", color=color, ms=6, label=name)
-        axis.axvline(0.0, color="#9e9e9e", lw=0.8)
-        axis.set_yticks(rows, [table["table"] for table in tables])
-        axis.set_xlabel("rank correlation with the final score")
-        axis.set_title(title, fontsize=11)
-        axis.grid(axis="y", color="#eceff1")
-        axis.set_axisbelow(True)
+    n_rows = -(-len(tables) // 4)
+    fig, axes = plt.subplots(
+        n_rows, 4, figsize=(14, 2.9 * n_rows), squeeze=False, sharex=True, sharey=True
+    )
+    places = {str(epoch): place for place, epoch in enumerate(EPOCHS)}
+    for axis, table in zip(axes.flat, tables, strict=False):
+        for name, color in _COLORS.items():
+            by_epoch = table["correlations"][name]
+            x = [places[epoch] for epoch in by_epoch]
+            for part, style in enumerate(("-", ":")):
+                y = [pair[part] for pair in by_epoch.values()]
+                if len(x) == 1:
+                    axis.plot(x, y, "s" if part == 0 else "x", color=color, ms=5)
+                else:
+                    axis.plot(x, y, style, color=color, lw=1.6)
+        axis.axhline(0.0, color="#9e9e9e", lw=0.8)
+        axis.set_title(table["table"], fontsize=10)
+        axis.set_xticks(list(places.values()), ["untrained", *map(str, EPOCHS[1:])], fontsize=8)
+        axis.set_ylim(-0.3, 1.0)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    axes[0].legend(
-        loc="lower center", bbox_to_anchor=(1.0, 1.06), ncols=6, fontsize=9, frameon=False
-    )
-    fig.savefig(figure, dpi=130, bbox_inches="tight")
+    for axis in axes.flat[len(tables) :]:
+        axis.axis("off")
+    handles = [Line2D([], [], color=color, label=name) for name, color in _COLORS.items()]
+    handles += [
+        Line2D([], [], color="#9e9e9e", ls=style, label=label)
+        for style, label in (("-", "all configurations"), (":", "the better half"))
+    ]
+    fig.legend(handles=handles, loc="upper center", ncols=7, fontsize=9, frameon=False)
+    fig.supxlabel("after epoch", fontsize=10)
+    fig.supylabel("rank correlation with the final score", fontsize=10)
+    fig.tight_layout(rect=(0.0, 0.0, 1.0, 1.0 - 0.35 / (2.9 * n_rows)))
+    fig.savefig(figure, dpi=110, bbox_inches="tight")
     plt.close(fig)
 
 
 def table_text(results: Path) -> str:
-    """The correlations as a Markdown table, all / better half."""
-    names = [FIRST_EPOCH, *SIGNALS]
-    lines = ["| table | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    """What there is before training and after the first epoch, as Markdown: all / better half."""
+    columns = [
+        ("hyperparameters", "-1", "hyperparameters"),
+        ("spectrum", "-1", "untrained spectrum"),
+        ("hyperparameters + spectrum", "-1", "both"),
+        (SCORE, "1", "score, epoch 1"),
+        ("spectrum", "1", "spectrum, epoch 1"),
+        ("all", "1", "all, epoch 1"),
+    ]
+    lines = [
+        "| table | " + " | ".join(title for *_, title in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     for table in json.loads(results.read_text())["tables"]:
-        cells = ["{:.2f} / {:.2f}".format(*table["correlations"][name]) for name in names]
+        pairs = [table["correlations"][name][epoch] for name, epoch, _ in columns]
+        cells = ["{:.2f} / {:.2f}".format(*pair) for pair in pairs]
         lines.append(f"| {table['table']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

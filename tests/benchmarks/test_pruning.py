@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from benchmarks import pruning
+from benchmarks import ranking
 from benchmarks.arms import OURS
 from benchmarks.arms import SHUFFLED
 from benchmarks.arms import LinearRegressor
@@ -178,7 +179,7 @@ def test_the_command_writes_results_and_figures(
     monkeypatch.setattr(pruning, "TABLES", tmp_path)
     monkeypatch.setattr(pruning, "N_TRIALS", 12)
     monkeypatch.setattr(pruning, "REPORT_TABLES", ("made",))
-    pruning.main(f"--repeats 2 --chunk 1 --workers 2 --output {tmp_path}".split())
+    pruning.main(f"--repeats 2 --tpe-repeats 1 --chunk 1 --workers 2 --output {tmp_path}".split())
     frame = load(tmp_path / "pruning.json")
     assert set(frame["stream"]) == {"random", "tpe"}
     random = frame[frame["stream"] == "random"]
@@ -198,3 +199,21 @@ def test_optuna_keeps_quiet_settings() -> None:
     level = optuna.logging.get_verbosity()
     replay(made_table(5), {"none": optuna.pruners.NopPruner}, n_repeats=1)
     assert optuna.logging.get_verbosity() == level
+
+
+@pytest.mark.slow
+def test_the_ranking_finds_what_the_spectrum_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ranking, "TABLES", tmp_path)
+    monkeypatch.setattr(ranking, "EPOCHS", (-1, 1, 2))
+    with_losses(made_table(60)).save(tmp_path / "made.npz")
+    ranking.main(f"--tables made --workers 1 --output {tmp_path}".split())
+    (table,) = json.loads((tmp_path / "ranking.json").read_text())["tables"]
+    found = table["correlations"]
+    # The hyperparameter is noise, the early curve nearly so; the spectrum tells.
+    assert found["spectrum"]["-1"][0] > 0.9
+    assert abs(found["hyperparameters"]["-1"][0]) < 0.4
+    assert found["score"]["1"][0] < 0.6
+    assert (tmp_path / "ranking.png").stat().st_size > 10_000
+    assert "| made |" in capsys.readouterr().out
