@@ -14,14 +14,16 @@ from optuna.pruners import NopPruner
 from optuna.pruners import PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner
 from sklearn.decomposition import PCA
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import Pipeline
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.peers import CurveRegressionPruner
+from benchmarks.peers import LossSumHalvingPruner
 from benchmarks.peers import LossSumPruner
 from benchmarks.peers import TopK
 from optuna_aelle import AeLLEPruner
@@ -31,6 +33,7 @@ PrunerFactory = Callable[[], BasePruner]
 
 OURS = "AeLLE"
 SHUFFLED = "AeLLE, shuffled spectra"
+_PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 
 
 def optuna_arms(n_epochs: int) -> dict[str, PrunerFactory]:
@@ -61,6 +64,8 @@ def peer_arms() -> dict[str, PrunerFactory]:
         f"loss sum {percentile}": partial(LossSumPruner, float(percentile))
         for percentile in (25, 50)
     }
+    for eta in (2, 4):
+        arms[f"loss sum, SHA η={eta}"] = partial(LossSumHalvingPruner, eta)
     for risk in (0.05, 0.2):
         for warmup in (0, 2):
             arms[f"regression {risk:g}, warm-up {warmup}"] = partial(
@@ -75,7 +80,7 @@ def resuming_arms() -> dict[str, TopK]:
 
 
 def our_arms() -> dict[str, PrunerFactory]:
-    """The pruner and its ablations; shuffled spectra come from another table."""
+    """The pruner and its ablations; the shuffled spectra are those of other trials."""
     return {
         OURS: AeLLEPruner,
         "AeLLE over SHA η=4": partial(
@@ -117,22 +122,31 @@ class LinearRegressor:
         rows, targets = np.asarray(X), np.asarray(y)
         known = ~np.isnan(targets)
         weights, labels = np.asarray(score_weights)[known], np.asarray(groups)[known]
+        folds = list(GroupKFold(min(5, len(np.unique(labels)))).split(rows[known], groups=labels))
+        # The penalty, too, is chosen across networks, not across epochs of one.
+        best = np.inf
+        for penalty in _PENALTIES:
+            model = self._pipeline(penalty)
+            held_out = cross_val_predict(
+                model,
+                rows[known],
+                targets[known],
+                cv=folds,
+                params={"ridge__sample_weight": weights},
+            )
+            error = float(np.average((held_out - targets[known]) ** 2, weights=weights))
+            if error < best:
+                best, self._model, chosen = error, model, held_out
+        self._model.fit(rows[known], targets[known], ridge__sample_weight=weights)
+        self.out_of_fold_prediction_ = self.predict(rows)
+        self.out_of_fold_prediction_[known] = chosen
+        return self
+
+    def _pipeline(self, penalty: float) -> Pipeline:
         steps = [FunctionTransformer(_squash), StandardScaler()]
         if self._n_components is not None:
             steps.append(PCA(self._n_components))
-        self._model = make_pipeline(*steps, RidgeCV(np.logspace(0.0, 4.0, 9)))
-        params = {"ridgecv__sample_weight": weights}
-        self._model.fit(rows[known], targets[known], **params)
-        self.out_of_fold_prediction_ = self.predict(rows)
-        self.out_of_fold_prediction_[known] = cross_val_predict(
-            self._model,
-            rows[known],
-            targets[known],
-            groups=labels,
-            cv=GroupKFold(min(8, len(np.unique(labels)))),
-            params=params,
-        )
-        return self
+        return make_pipeline(*steps, Ridge(penalty))
 
     def predict(self, X: npt.ArrayLike) -> FloatArray:
         return np.asarray(self._model.predict(X))

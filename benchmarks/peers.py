@@ -64,6 +64,38 @@ class LossSumPruner(BasePruner):
         return own > float(np.percentile(others, self._percentile)) or math.isnan(own)
 
 
+class LossSumHalvingPruner(BasePruner):
+    """Successive halving that ranks each rung by the sum of training losses so far.
+
+    Args:
+        reduction_factor: η; rungs are after 1, η, η² ... reports, and one in η goes on.
+    """
+
+    reads = frozenset({"train_loss"})
+
+    def __init__(self, reduction_factor: int = 4) -> None:
+        self._reduction_factor = reduction_factor
+        self._rungs: dict[int, list[float]] = {}
+        self._sums: dict[int, float] = {}
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        step = trial.last_step
+        if step is None:
+            return False
+        loss = float(trial.user_attrs[f"train_loss:{step}"])
+        own = self._sums.get(trial.number, 0.0) + (math.inf if math.isnan(loss) else loss)
+        self._sums[trial.number] = own
+        rung = 1
+        while rung < len(trial.intermediate_values):
+            rung *= self._reduction_factor
+        if rung != len(trial.intermediate_values):
+            return False
+        came = self._rungs.setdefault(rung, [])
+        came.append(own)
+        n_promoted = max(len(came) // self._reduction_factor, 1)
+        return sum(other < own for other in came) >= n_promoted
+
+
 class CurveRegressionPruner(BasePruner):
     """Prune where a ridge regression gives too small a chance to beat the best finished trial.
 
@@ -139,7 +171,10 @@ class TopK:
     def run(self, recorded: RecordedTrials, order: Sequence[int]) -> tuple[list[float], list[int]]:
         """Costs, in epochs, at which trials end, and the indices of those trials."""
         sign = 1.0 if recorded.direction == "maximize" else -1.0
-        curves = [recorded.trials[i].intermediate_values for i in order]
+        curves = [
+            [value for _, value in sorted(recorded.trials[i].intermediate_values.items())]
+            for i in order
+        ]
         spent = float(sum(min(self.n_epochs, len(curve)) for curve in curves))
         reached = [sign * curve[min(self.n_epochs, len(curve)) - 1] for curve in curves]
         # Among equals, the first come.

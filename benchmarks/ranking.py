@@ -3,7 +3,8 @@
 Rank correlation with the final score, over all configurations and within the better half, before
 training and after the epochs at which spectra were recorded: of the score as it is, and of
 predictions from hyperparameters, from spectra, from both, and from all with the curve, for one
-half of the configurations by a predictor fitted to the other half (mean over six such splits).
+half of the configurations by a predictor fitted to the other half (mean over six such splits). A
+random forest on the hyperparameters shows what another learner gets from them alone.
 
     python -m benchmarks.ranking
 """
@@ -20,7 +21,9 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import rankdata
 from scipy.stats import spearmanr
+from sklearn.ensemble import RandomForestRegressor
 from tqdm import tqdm
 
 from benchmarks.environment import RESULTS
@@ -28,6 +31,7 @@ from benchmarks.environment import describe_environment
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
+from optuna_aelle.features import ParameterEncoder
 from optuna_aelle.features import curve_statistics
 from optuna_aelle.predictor import Feature
 from optuna_aelle.predictor import PerformancePredictor
@@ -42,6 +46,7 @@ Part = tuple[npt.NDArray[np.intp], FloatArray]
 
 _N_SPLITS = 6
 SCORE = "score"
+FOREST = "hyperparameters, random forest"
 SIGNALS: dict[str, tuple[Feature, ...]] = {
     "hyperparameters": ("params",),
     "spectrum": ("spectrum",),
@@ -52,6 +57,7 @@ EPOCHS = (-1, 1, 2, 3, 5, 8, 13, 21)
 _COLORS = {
     SCORE: "#1e88e5",
     "hyperparameters": "#8d6e63",
+    FOREST: "#43a047",
     "spectrum": "#d81b60",
     "hyperparameters + spectrum": "#ffb300",
     "all": "#212121",
@@ -73,6 +79,7 @@ def rank(table: Path) -> dict[str, object]:
     }
     for name, features in SIGNALS.items():
         predictions[name] = _held_out(recorded, features)
+    predictions[FOREST] = {-1: _forest(recorded, finals)}
 
     def correlations(parts: list[Part]) -> list[float]:
         pairs = [
@@ -110,6 +117,20 @@ def _held_out(recorded: RecordedTrials, features: tuple[Feature, ...]) -> dict[i
         queries = [recorded.trials[i] for i in hidden]
         for epoch in epochs:
             parts[epoch].append((hidden, predictor.predict_standings(queries, epoch)[0]))
+    return parts
+
+
+def _forest(recorded: RecordedTrials, finals: FloatArray) -> list[Part]:
+    """What a learner of another kind makes of the hyperparameters alone."""
+    parts = []
+    for seed in range(_N_SPLITS):
+        order = np.random.default_rng(seed).permutation(len(recorded))
+        known, hidden = np.array_split(order, 2)
+        encoder = ParameterEncoder([recorded.trials[i] for i in known])
+        rows = encoder.encode(recorded.trials)
+        forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=seed)
+        forest.fit(rows[known], rankdata(finals[known]))
+        parts.append((hidden, np.asarray(forest.predict(rows[hidden]))))
     return parts
 
 
@@ -162,6 +183,7 @@ def table_text(results: Path) -> str:
     """What there is before training and after the first epoch, as Markdown: all / better half."""
     columns = [
         ("hyperparameters", "-1", "hyperparameters"),
+        (FOREST, "-1", "the same, forest"),
         ("spectrum", "-1", "untrained spectrum"),
         ("hyperparameters + spectrum", "-1", "both"),
         (SCORE, "1", "score, epoch 1"),

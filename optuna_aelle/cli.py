@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.pruners import HyperbandPruner
 from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
 from optuna.pruners import PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner
+from sqlalchemy.exc import SQLAlchemyError
 
 from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle.pruner import AeLLEPruner
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recorded = _load(options.source, options.study_name)
         return _replay(recorded, options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BadZipFile, SQLAlchemyError, StorageInternalError) as error:
         print(f"optuna-aelle: {error}", file=sys.stderr)
         return 2
 
@@ -104,8 +107,9 @@ def _load(source: str, study_name: str | None) -> RecordedTrials:
         raise ValueError(
             f"Expected a storage URL such as sqlite:///my.db, or a table (.npz), got {source!r}."
         )
-    if source.startswith("sqlite:///") and not Path(source.removeprefix("sqlite:///")).exists():
-        raise ValueError(f"There is no file {source.removeprefix('sqlite:///')!r}.")
+    path = source.removeprefix("sqlite:///").partition("?")[0]
+    if source.startswith("sqlite:///") and not Path(path).exists():
+        raise ValueError(f"There is no file {path!r}.")
     names = optuna.get_all_study_names(source)
     if study_name is None and len(names) == 1:
         study_name = names[0]

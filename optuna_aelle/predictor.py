@@ -196,7 +196,7 @@ class PerformancePredictor:
 
     def n_lessons(self, step: int) -> int:
         """How many lessons went past ``step`` and can teach what came after it."""
-        return len(self._past(step))
+        return int((self._known[self._past(step)] >= _LEAST_KNOWN).sum())
 
     def spoken_features(self, step: int) -> tuple[Feature, ...]:
         """The groups that explain at least a tenth of the predictions at ``step``."""

@@ -177,7 +177,8 @@ class AeLLEPruner(BasePruner):
     @property
     def reads(self) -> frozenset[str]:
         """What `replay` must give and charge this pruner for besides reported values."""
-        return frozenset({"spectra"} if self._reads_spectra else ())
+        own = frozenset({"spectra"} if self._reads_spectra else ())
+        return own | frozenset(getattr(self._wrapped, "reads", ()))
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop ``trial``; called by ``trial.should_prune()``."""

@@ -6,6 +6,7 @@ S steps that any of them has a spectrum for, k = `FINGERPRINT_LENGTH` exponents 
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import math
@@ -26,12 +27,13 @@ from optuna.distributions import json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
-from optuna.trial import create_trial
 
+from optuna_aelle._warnings import warn_once
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.records import SPECTRUM_PREFIX
 from optuna_aelle.records import decode_spectra
 from optuna_aelle.records import encode_spectrum
+from optuna_aelle.records import fit_seconds
 from optuna_aelle.records import spectrum_payloads
 from optuna_aelle.records import spectrum_seconds
 
@@ -113,17 +115,24 @@ class RecordedTrials:
                 f"{len(study.directions)}. Record each objective in a study of its own."
             )
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        kept = tuple(
-            _bare(t)
+        replayable = [
+            t
             for t in ended
             if t.intermediate_values and (t.state == TrialState.PRUNED or np.isfinite(t.values[0]))
-        )
+        ]
+        kept = tuple(map(_bare, replayable))
+        if len(kept) < len(ended):
+            warn_once(
+                f"not recorded:{study.study_name}",
+                f"{len(ended) - len(kept)} of {len(ended)} ended trials of '{study.study_name}' "
+                "are left out: they reported nothing, or ended in an infinite value.",
+            )
         maximize = study.direction == StudyDirection.MAXIMIZE
         return cls(
             name=study.study_name,
             direction="maximize" if maximize else "minimize",
             trials=kept,
-            step_seconds=np.array([_step_seconds(t) for t in kept]),
+            step_seconds=np.array([_step_seconds(t) for t in replayable]),
         )
 
     def to_study(self, storage: Any = None, *, study_name: str | None = None) -> optuna.Study:
@@ -135,7 +144,13 @@ class RecordedTrials:
         study = optuna.create_study(
             study_name=study_name or self.name, direction=self.direction, storage=storage
         )
-        study.add_trials(self.trials)
+        # Studies keep times for every trial; a table may have none.
+        now = datetime.datetime.now()
+        for trial in self.trials:
+            timed = copy.copy(trial)
+            timed.datetime_start = trial.datetime_start or now
+            timed.datetime_complete = trial.datetime_complete or timed.datetime_start
+            study.add_trial(timed)
         return study
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -317,17 +332,21 @@ def _frozen(
     reports: dict[int, float],
     attributes: dict[str, Any],
 ) -> FrozenTrial:
-    trial = create_trial(
+    # Not `create_trial`, which checks: what Optuna let pass when it ran, such as an enqueued value
+    # out of its range, must not stop a recording.
+    return FrozenTrial(
+        number=number,
+        trial_id=number,
         state=TrialState.COMPLETE if finished else TrialState.PRUNED,
         value=None if math.isnan(value) else value,
+        datetime_start=times[0],
+        datetime_complete=times[1],
         params=params,
         distributions=distributions,
         user_attrs=attributes,
+        system_attrs={},
         intermediate_values=reports,
     )
-    trial.number = number
-    trial.datetime_start, trial.datetime_complete = times
-    return trial
 
 
 def _end(trial: FrozenTrial) -> float:
@@ -336,10 +355,10 @@ def _end(trial: FrozenTrial) -> float:
 
 
 def _step_seconds(trial: FrozenTrial) -> float:
-    """Mean seconds of a reported step, less what spectra have cost; NaN where unknown."""
+    """Mean seconds of a reported step, without spectra and fits; NaN where unknown."""
     if trial.duration is None or not trial.intermediate_values:
         return math.nan
-    seconds = trial.duration.total_seconds() - spectrum_seconds(trial)
+    seconds = trial.duration.total_seconds() - spectrum_seconds(trial) - fit_seconds(trial)
     return max(seconds, 0.0) / len(trial.intermediate_values)
 
 

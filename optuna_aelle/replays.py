@@ -11,6 +11,7 @@ what the stream of a repeat costs without pruning.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -108,8 +109,8 @@ def replay(
           ``overhead_share`` is overhead;
         - ``best_value``: the best of the trials that ran to their end, NaN if none did;
         - ``regret``: how far that lies behind the best configuration there was (in an adaptive
-          stream: in the whole table), in units of the table's best-to-median range; 1 if no trial
-          ran to its end;
+          stream: in the whole table), in units of the table's best-to-median range; at most 1,
+          which is also the regret of having nothing;
         - ``best_kept``: whether the best configuration there was ran to its end;
         - ``regret_at_5`` ... ``regret_at_50``: the regret once so many percent of full compute
           were spent;
@@ -139,6 +140,8 @@ def replay(
     if not pruners:
         raise ValueError("Expected at least one pruner, got none.")
     if order == "recorded":
+        if sampler is not None:
+            raise ValueError("order='recorded' tries the trials as numbered: pass no sampler.")
         n_repeats = 1
     rows = []
     with tqdm(
@@ -148,14 +151,17 @@ def replay(
             indices, study_name = list(available), recorded.name
             if order == "random":
                 indices = np.random.default_rng([seed, repeat]).permutation(available).tolist()
-                study_name = f"{recorded.name}-{repeat}"
+                study_name = f"{recorded.name}-{seed}-{repeat}"
             for name, factory in pruners.items():
+                pruner = factory()
+                if SPECTRA in _reads(pruner):
+                    _warm_up()
                 replayed = replay_study(
                     recorded,
-                    factory(),
+                    pruner,
                     indices if sampler is not None else indices[:n_trials],
                     n_trials=n_trials,
-                    proposer=None if sampler is None else sampler(seed + repeat),
+                    proposer=None if sampler is None else sampler(_draw_seed(seed, repeat)),
                     study_name=study_name,
                     keep_numbers=order == "recorded",
                     spectrum_steps=spectrum_steps,
@@ -221,6 +227,26 @@ def replay_study(
     return replayed
 
 
+def _draw_seed(seed: int, repeat: int) -> int:
+    return int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
+
+
+def _reads(pruner: BasePruner) -> frozenset[str]:
+    """What a pruner, or the one that it wraps, asks for besides reported values."""
+    wrapped = getattr(pruner, "_wrapped_pruner", None)
+    own = frozenset(getattr(pruner, "reads", ()))
+    return own | _reads(wrapped) if isinstance(wrapped, BasePruner) else own
+
+
+@functools.cache
+def _warm_up() -> None:
+    """Load what a predictor loads when it first fits: no study should pay for imports."""
+    from optuna_aelle.aelle import AeLLERegressor
+
+    rng = np.random.default_rng(0)
+    AeLLERegressor(n_steps=1).fit(-rng.uniform(size=(4, 32)), rng.uniform(size=4))
+
+
 def _replay_trial(
     recorded: RecordedTrials,
     index: int,
@@ -231,7 +257,7 @@ def _replay_trial(
 ) -> float | None:
     """One trial; its final value, or None where it was pruned."""
     source = recorded.trials[index]
-    reads = getattr(pruner, "reads", ())
+    reads = _reads(pruner)
     payloads = spectrum_payloads(source) if SPECTRA in reads else {}
     if spectrum_steps is not None:
         payloads = {step: x for step, x in payloads.items() if step in spectrum_steps}
@@ -330,16 +356,18 @@ def measure_outcome(
     """
     sign = 1.0 if recorded.direction == "maximize" else -1.0
     finals = sign * recorded.finals
-    best, middle = np.nanmax(finals), np.nanmedian(finals)
-    spread = max(float(best - middle), 1e-12)
+    best, middle, worst = (float(f(finals)) for f in (np.nanmax, np.nanmedian, np.nanmin))
+    # Where most are equally good, the median is no yardstick.
+    spread = best - middle if best > middle else best - worst
     tried = finals[list(indices)]
-    reference = float(best) if adaptive or np.isnan(tried).all() else float(np.nanmax(tried))
+    reference = best if adaptive or np.isnan(tried).all() else float(np.nanmax(tried))
     full = _full_compute(recorded, indices)
     costs = [cost for cost, _ in finished]
     ends = finals[[index for _, index in finished]]
 
     def regret(n_finished: int) -> float:
-        return (reference - float(ends[:n_finished].max())) / spread if n_finished else 1.0
+        behind = reference - float(ends[:n_finished].max()) if n_finished else spread
+        return min(behind / spread, 1.0) if spread > 0.0 else 0.0
 
     chosen = None if not finished else finished[int(np.argmax(ends))][1]
     row: dict[str, Any] = {

@@ -19,7 +19,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import Trial
 from optuna.trial import TrialState
-from optuna.trial import create_trial
 
 from optuna_aelle.features import ParameterEncoder
 
@@ -102,10 +101,19 @@ class RecordedStream(BaseSampler):
         for name, distribution in self._space.items():
             if name not in params:
                 params[name] = proposer.sample_independent(study, trial, name, distribution)
-        return create_trial(
+        # Ranges may differ from trial to trial, so nothing is checked here.
+        return FrozenTrial(
+            number=trial.number,
+            trial_id=trial._trial_id,
             state=TrialState.RUNNING,
+            value=None,
+            datetime_start=None,
+            datetime_complete=None,
             params=params,
             distributions={name: self._space[name] for name in params},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
         )
 
     def _nearest(self, proposal: FrozenTrial) -> int:

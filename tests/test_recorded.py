@@ -83,7 +83,8 @@ def test_odd_values_survive(tmp_path: Path) -> None:
 def test_what_cannot_be_replayed_is_left_out() -> None:
     silent = optuna.trial.create_trial(value=1.0)
     failed = optuna.trial.create_trial(state=TrialState.FAIL, intermediate_values={0: 1.0})
-    recorded = RecordedTrials.from_study(study_of([*made_trials(3), silent, failed]))
+    with pytest.warns(UserWarning, match="1 of 4 ended trials of 'made' are left out"):
+        recorded = RecordedTrials.from_study(study_of([*made_trials(3), silent, failed]))
     assert len(recorded) == 3
 
 
@@ -102,6 +103,29 @@ def test_to_study_gives_the_trials_back() -> None:
     again = RecordedTrials.from_study(recorded.to_study())
     assert_same(recorded, again)
     assert recorded.to_study(study_name="other").study_name == "other"
+
+
+def test_a_table_without_times_makes_a_study_too() -> None:
+    trials = made_trials(3)
+    for trial in trials:
+        trial.datetime_start = trial.datetime_complete = None
+    table = RecordedTrials("bare", "minimize", tuple(trials), np.ones(3))
+    assert len(table.to_study().trials) == 3
+
+
+def test_a_value_out_of_its_range_does_not_stop_a_recording() -> None:
+    study = optuna.create_study(study_name="out")
+    study.enqueue_trial({"x": 5.0})
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.report(x, 0)
+        return x
+
+    with pytest.warns(UserWarning, match="out of range"):
+        study.optimize(objective, n_trials=2)
+    recorded = RecordedTrials.from_study(study)
+    assert recorded.trials[0].params == {"x": 5.0}
 
 
 def test_studies_that_hold_nothing_get_a_clear_error() -> None:

@@ -309,15 +309,73 @@ def test_regret_by_hand() -> None:
     assert row["epochs_share"] == 0.75
     assert row["best_value"] == 3.0
     assert row["regret_at_20"] == 1.0
-    assert row["regret_at_30"] == 1.5
+    # The first to end was worse than the median: no more than 1 is lost.
+    assert row["regret_at_30"] == 1.0
     assert not row["best_kept"]
     adaptive = measure_outcome(table, [0, 1, 3, 4], [(2.0, 4)], spent=2.0, adaptive=True)
     assert adaptive["regret"] == 0.5
 
 
+def test_regret_where_most_are_equally_good() -> None:
+    trials = []
+    for number, end in enumerate([1.0, 1.0, 1.0, 0.5]):
+        trial = create_trial(value=end, intermediate_values={1: end})
+        trial.number = number
+        trials.append(trial)
+    table = RecordedTrials("flat", "maximize", tuple(trials), np.ones(4))
+    assert measure_outcome(table, [0, 3], [(1.0, 3)], spent=1.0)["regret"] == 1.0
+    assert measure_outcome(table, [0, 3], [(1.0, 0)], spent=1.0)["regret"] == 0.0
+    same = RecordedTrials("same", "maximize", tuple(trials[:2]), np.ones(2))
+    assert measure_outcome(same, [0, 1], [(1.0, 0)], spent=1.0)["regret"] == 0.0
+
+
+def test_an_adaptive_stream_over_ranges_that_change() -> None:
+    trials = []
+    for number in range(20):
+        kind, low = ("a", 0.0) if number % 2 else ("b", 5.0)
+        trial = create_trial(
+            value=float(number),
+            params={"kind": kind, "x": low + 0.04 * number},
+            distributions={
+                "kind": optuna.distributions.CategoricalDistribution(("a", "b")),
+                "x": optuna.distributions.FloatDistribution(low, low + 1.0),
+            },
+            intermediate_values={1: float(number)},
+        )
+        trial.number = number
+        trials.append(trial)
+    table = RecordedTrials("ranges", "minimize", tuple(trials), np.ones(20))
+    frame = replay(
+        table,
+        {"none": NopPruner},
+        n_repeats=2,
+        sampler=lambda seed: optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, n_startup_trials=4
+        ),
+    )
+    assert (frame["n_complete"] == 20).all()
+
+
+def test_wrapped_pruners_get_what_they_read() -> None:
+    class Reader(NopPruner):
+        reads = frozenset({"train_loss"})
+
+    class Wrapping(NopPruner):
+        def __init__(self) -> None:
+            self._wrapped_pruner = Reader()
+
+    assert AeLLEPruner(Reader()).reads == {"spectra", "train_loss"}
+    losses = {"train_loss": np.ones((5, N_STEPS))}
+    table = made_table(5)
+    table = RecordedTrials("made", "minimize", table.trials, table.step_seconds, losses)
+    replayed = replay_study(table, Wrapping(), range(2))
+    assert replayed.study.trials[0].user_attrs["train_loss:3"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"order": "recorded", "sampler": lambda seed: None}, "pass no sampler"),
         ({"n_trials": 99}, "between 1 and the 80 recorded trials, but got 99"),
         ({"n_repeats": 0}, "n_repeats must be at least 1"),
         ({"order": "sorted"}, "order must be"),

@@ -93,7 +93,9 @@ def record(
         return
     params = [draw_params(cell, configuration_seed(table, i)) for i in range(n_configs)]
     tables.mkdir(parents=True, exist_ok=True)
-    assemble(task, cell, params, files).save(tables / f"{table}.npz")
+    whole = tables / f"unfinished-{os.getpid()}"
+    assemble(task, cell, params, files).save(whole)
+    whole.rename(tables / f"{table}.npz")
 
 
 def _path(folder: Path, members: Sequence[int]) -> Path:

@@ -25,8 +25,9 @@ from optuna_aelle.lyapunov.spectrum import FloatArray
 # −1 is the untrained network, 0 follows the first epoch.
 SPECTRUM_STEPS = (-1, 0, 1, 2, 4, 7, 12, 20)
 SPECTRUM_WARMUP, SPECTRUM_LENGTH = 16, 64
-ADAM_BETAS, RMSPROP_BETA, SGD_MOMENTUM = (0.9, 0.999), 0.99, 0.9
-# Plain gradient steps need about this much more to keep pace with normalised ones.
+ADAM_BETAS, RMSPROP_BETA = (0.9, 0.999), 0.99
+# Plain gradient steps need about this much more to keep pace with normalised ones. They follow a
+# running mean of gradients with Adam's first rate, which is a momentum of .9 at twice the rate.
 SGD_FACTOR = 20.0
 _EPSILON = 1e-8
 
