@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle.pruner import AeLLEPruner
+from optuna_aelle.pruner import report_spacing
 from optuna_aelle.recorded import RecordedTrials
 from optuna_aelle.records import SPECTRUM_PREFIX
 from optuna_aelle.replays import replay
@@ -34,17 +35,25 @@ if TYPE_CHECKING:
 _SHOWN = ("epochs_share", "regret", "best_kept", "best_value", "overhead_share")
 
 
-def default_pruners(n_steps: int) -> dict[str, Callable[[], BasePruner]]:
-    """What a study is replayed under: no pruner, Optuna's with their usual settings, and ours."""
+def default_pruners(spacing: int, last_step: int) -> dict[str, Callable[[], BasePruner]]:
+    """What a study is replayed under: no pruner, Optuna's with their usual settings, and ours.
+
+    Args:
+        spacing: Steps from one report to the next.
+        last_step: The last step of a trial.
+    """
     return {
         "none": NopPruner,
         "Median": MedianPruner,
-        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=5),
+        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=5 * spacing),
         "Percentile 25": partial(PercentilePruner, 25.0),
-        "SHA η=2": partial(SuccessiveHalvingPruner, min_resource=1, reduction_factor=2),
-        "SHA η=4": partial(SuccessiveHalvingPruner, min_resource=1, reduction_factor=4),
+        "SHA η=2": partial(SuccessiveHalvingPruner, min_resource=spacing, reduction_factor=2),
+        "SHA η=4": partial(SuccessiveHalvingPruner, min_resource=spacing, reduction_factor=4),
         "Hyperband": partial(
-            HyperbandPruner, min_resource=1, max_resource=n_steps, reduction_factor=3
+            HyperbandPruner,
+            min_resource=spacing,
+            max_resource=max(last_step, spacing),
+            reduction_factor=3,
         ),
         "AeLLE": AeLLEPruner,
     }
@@ -69,12 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
     if options.save is not None:
         recorded.save(options.save)
-    n_steps = max(len(trial.intermediate_values) for trial in recorded.trials)
+    pruners = default_pruners(report_spacing(recorded.trials), recorded.steps[-1])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AeLLEWarning)
         frame = replay(
             recorded,
-            default_pruners(n_steps),
+            pruners,
             n_trials=options.trials,
             n_repeats=options.repeats,
             seed=options.seed,

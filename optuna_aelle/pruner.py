@@ -165,9 +165,7 @@ class AeLLEPruner(BasePruner):
                 f"calibration_interval must be nonnegative, but got {calibration_interval}."
             )
         PerformancePredictor(features)  # checks them
-        self._wrapped = wrapped_pruner or SuccessiveHalvingPruner(
-            min_resource=1, reduction_factor=2
-        )
+        self._wrapped = wrapped_pruner
         self._n_warmup_steps = n_warmup_steps
         self._risk = risk
         self._calibration_interval = calibration_interval
@@ -199,7 +197,7 @@ class AeLLEPruner(BasePruner):
         reason: str | None
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
         if self._wrapped_prunes(study, trial):
-            reason = f"{_moment(trial)}: {type(self._wrapped).__name__}"
+            reason = f"{_moment(trial)}: {self._wrapped_name}"
         else:
             reason = self._predicted_reason(study, trial, stored)
         if reason is None or self._is_calibration(trial) or self._must_keep(study, trial):
@@ -207,13 +205,22 @@ class AeLLEPruner(BasePruner):
         self._write(study, trial, encode_reason(stored, reason))
         return True
 
+    @property
+    def _wrapped_name(self) -> str:
+        return type(self._wrapped or SuccessiveHalvingPruner()).__name__
+
     def _wrapped_prunes(self, study: Study, trial: FrozenTrial) -> bool:
         try:
-            return self._wrapped.prune(study, trial)
+            wrapped = self._wrapped
+            if wrapped is None:
+                # Its rungs count steps; the first is to be one report, however steps are spaced.
+                spacing = report_spacing([*study.get_trials(deepcopy=False), trial])
+                wrapped = SuccessiveHalvingPruner(min_resource=spacing, reduction_factor=2)
+            return wrapped.prune(study, trial)
         except Exception as error:  # an overnight study must go on, whatever is wrong there
             warn_once(
                 f"wrapped pruner failed:{type(error).__name__}",
-                f"{type(self._wrapped).__name__} failed on trial {trial.number} "
+                f"{self._wrapped_name} failed on trial {trial.number} "
                 f"({type(error).__name__}: {error}) and abstains.",
             )
             return False
@@ -252,7 +259,7 @@ class AeLLEPruner(BasePruner):
             warn_once(
                 f"prediction failed:{type(error).__name__}",
                 f"The predictor failed on trial {trial.number} ({type(error).__name__}: {error}); "
-                f"{type(self._wrapped).__name__} decides alone.",
+                f"{self._wrapped_name} decides alone.",
             )
             return None
         step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
@@ -339,6 +346,18 @@ class AeLLEPruner(BasePruner):
                 f"Trial {trial.number}: the pruner's notes could not be stored "
                 f"({type(error).__name__}: {error}); its decision stands.",
             )
+
+
+def report_spacing(trials: Sequence[FrozenTrial]) -> int:
+    """Steps from one report to the next, as the first trial with two reports has them; 1 at least.
+
+    Before there is one: the first step that was reported.
+    """
+    for trial in trials:
+        if len(trial.intermediate_values) > 1:
+            first, second = sorted(trial.intermediate_values)[:2]
+            return second - first
+    return max([1, *(min(t.intermediate_values) for t in trials if t.intermediate_values)])
 
 
 def _moment(trial: FrozenTrial) -> str:

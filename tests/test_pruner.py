@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.pruners import BasePruner
 from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
 from optuna.pruners import SuccessiveHalvingPruner
@@ -358,3 +359,29 @@ def test_a_retried_trial_pays_for_its_own_predictions_only() -> None:
     study.tell(failed.number, state=TrialState.FAIL)
     optuna.storages.RetryFailedTrialCallback()(study, study.trials[-1])
     assert 0.0 < begin().user_attrs["aelle:fit_seconds"] < 1e3
+
+
+def test_rungs_count_reports_whatever_steps_count() -> None:
+    """Decisions after 1, 2, 4 ... reports, whether steps are epochs or batches."""
+
+    def reports_of(pruner: BasePruner, spacing: int) -> list[int]:
+        study = study_with(pruner)
+        spent: list[int] = []
+
+        def objective(trial: optuna.Trial) -> float:
+            rng = np.random.default_rng(trial.number)
+            for i in range(1, 9):
+                trial.report(rng.uniform(), i * spacing)
+                if trial.should_prune():
+                    spent.append(i)
+                    raise optuna.TrialPruned
+            spent.append(8)
+            return float(rng.uniform())
+
+        study.optimize(objective, n_trials=11)
+        return spent
+
+    by_epoch = reports_of(AeLLEPruner(), 1)
+    assert by_epoch == reports_of(AeLLEPruner(), 100)
+    assert by_epoch == reports_of(SuccessiveHalvingPruner(1, 2), 1)
+    assert len(set(by_epoch)) > 2
