@@ -74,9 +74,8 @@ class Task(ABC):
         """The score, ``(G,)``."""
 
     def draw(self, epoch: int) -> Data:
-        """The training data of an epoch."""
-        if self.split.train is None:
-            raise NotImplementedError
+        """The training data of an epoch; the same for all unless a task draws it anew."""
+        assert self.split.train is not None
         return self.split.train
 
     def batches(self, epoch: int) -> Iterator[Data]:
