@@ -277,7 +277,7 @@ class PerformancePredictor:
         kernels: list[tuple[str, Kernel]] = [("constant", _constant)]
         kernels += [(name, _linear) for name in rows if name != "constant"]
         if "params" in rows:
-            kernels.append(("params", _radial))
+            kernels.append(("params", _pairwise))
         # A standing y that correlates as r with the true one, both of unit spread, says what
         # y / r with an error of variance 1 / r² − 1 would. Within those who came this far, the
         # standing has another mean and spread.
@@ -393,6 +393,16 @@ def _linear(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.asarray(a @ b.T / a.shape[1])
 
 
-def _radial(a: FloatArray, b: FloatArray) -> FloatArray:
-    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=-1)
-    return np.asarray(np.exp(-squared / (2.0 * a.shape[1])))
+def _pairwise(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Any function of two columns at a time: the mean, over pairs of columns, of the products of
+    their Gaussian kernels.
+
+    Source: Duvenaud, Nickisch and Rasmussen, "Additive Gaussian Processes", NeurIPS 2011: the
+    additive kernel of second order.
+    """
+    each = np.exp(-((a[:, None, :] - b[None, :, :]) ** 2) / 2.0)
+    n_columns = a.shape[1]
+    if n_columns == 1:
+        return np.asarray(each[..., 0])
+    pairs = each.sum(axis=-1) ** 2 - (each**2).sum(axis=-1)
+    return np.asarray(pairs / (n_columns * (n_columns - 1)))
