@@ -234,6 +234,10 @@ class LayerRun:
         if (lost or (seen.died and not self._rows_vanish)) and self._may_widen():
             self._set_dtype(torch.float64)
             return True
+        if lost and self.frame.dtype == torch.float32:
+            # Asked for or not: some LAPACKs divide by subnormal pivots and leave NaN.
+            self._set_dtype(torch.float64)
+            return True
         if lost:
             raise FloatingPointError(
                 f"Expected tangent vectors that stay finite, but within {steps} step(s) they "

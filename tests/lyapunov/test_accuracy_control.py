@@ -268,3 +268,10 @@ def test_a_fingerprint_of_an_lstm_with_shut_forget_gates(size: int) -> None:
     leading = lyapunov_spectrum(lstm, x, k=size // 4)
     reference = lyapunov_spectrum(lstm, x, k=size // 4, method="qr", interval=1, dtype=F64)
     np.testing.assert_allclose(leading.exponents, reference.exponents, atol=1e-5)
+
+
+def test_a_float32_frame_that_is_lost_is_carried_in_float64() -> None:
+    """Derivatives below what float32 holds, where float32 was asked for: no NaN, no error."""
+    rnn = built("rnn-tanh", 2, 2, float(np.exp(3.0)), 0)
+    spectrum = lyapunov_spectrum(rnn, noise(40, 2, 2, seed=0), k=1, warmup=5, dtype=F32)
+    assert not np.isnan(spectrum.exponents).any()
