@@ -125,7 +125,7 @@ def draw_tables(frame: pd.DataFrame, figure: Path) -> None:
 def _draw_front(axis: Axes, means: pd.DataFrame, *, label: bool) -> None:
     peers = means.drop(index=list(our_arms()), errors="ignore")
     cost, loss = peers["epochs_share"].to_numpy(float), peers["regret"].to_numpy(float)
-    front = pareto_front(cost, loss)
+    front = pareto_front(cost, loss.round(4))
     axis.step(cost[front], loss[front], ":", where="post", color="#37474f", lw=1.2, zorder=1)
     labelled = {str(peers.index[i]) for i in front} | {OURS}
     for name, row in means.iterrows():

@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 _OURS = "#d81b60"
 _FRONT = "#37474f"
 _OTHERS = "#90a4ae"
-_SIDES = ("top center", "bottom center", "middle right", "middle left")
+_SIDES = ("top center", "bottom center")
 
 
 def pareto_front(costs: npt.ArrayLike, losses: npt.ArrayLike) -> list[int]:
@@ -46,6 +46,7 @@ def plot_replay(frame: pd.DataFrame, *, title: str = "Replay") -> go.Figure:
     cost, loss = means["epochs_share"].to_numpy(), means["regret"].to_numpy()
     names = [str(name) for name in means.index]
     front = pareto_front(cost, loss)
+    highest = max(float(loss.max()), 1e-3)
     figure = go.Figure()
     figure.add_scatter(
         x=cost[front].tolist(),
@@ -85,7 +86,8 @@ def plot_replay(frame: pd.DataFrame, *, title: str = "Replay") -> go.Figure:
         },
         yaxis={
             "title": {"text": "regret (0: the best there was, 1: the median)"},
-            "rangemode": "tozero",
+            # Points at 0, and their labels below, must not lie on the edge.
+            "range": [-0.1 * highest, 1.15 * highest],
         },
     )
     return figure
