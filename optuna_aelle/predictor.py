@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from scipy.stats import norm
 
 from optuna_aelle.evidence import EvidenceRegression
 from optuna_aelle.evidence import fit_evidence
@@ -46,6 +47,8 @@ _LEAST_KNOWN = 0.05
 # A group that explains less than this share of the prediction has not spoken.
 _SPOKE = 0.1
 _STANDARD_ERRORS = 2.0
+# Ends so many times as far below the median as the best is above it are all alike.
+_WILD = 10.0
 
 
 @dataclass(frozen=True)
@@ -173,12 +176,21 @@ class PerformancePredictor:
     def predict(self, trials: Sequence[FrozenTrial], step: int) -> tuple[FloatArray, FloatArray]:
         """Predict final values from what was known at ``step`` (−1: before training).
 
+        The lessons' own ends, each weighed by how likely the trial is to stand where that lesson
+        stands.
+
         Returns:
             Mean and standard deviation, ``(n,)`` each, in units of the objective.
         """
         mean, std = self.predict_standings(trials, step)
-        low, high = self.to_value(mean - std), self.to_value(mean + std)
-        return self.to_value(mean), np.abs(high - low) / 2.0
+        at, members = np.unique(self._standings, return_inverse=True)
+        borders = np.concatenate([[-np.inf], (at[1:] + at[:-1]) / 2.0, [np.inf]])
+        below = norm.cdf((borders - mean[:, None]) / std[:, None])
+        weights = np.diff(below, axis=1) / np.bincount(members)
+        weights = weights[:, members]
+        means = weights @ self._end_means
+        squares = (self._end_means - means[:, None]) ** 2 + self._end_stds**2
+        return means, np.sqrt(np.einsum("ij,ij->i", weights, squares))
 
     def predict_standings(
         self, trials: Sequence[FrozenTrial], step: int
@@ -218,27 +230,30 @@ class PerformancePredictor:
         return np.asarray(np.clip(inside + slope * beyond, *self._value_range))
 
     def _fit_value_map(self) -> None:
-        ends = self._expected_ends()
+        ends = self._possible_ends()
+        self._end_means = np.array([values.mean() for values in ends])
+        self._end_stds = np.array([values.std() for values in ends])
         at, first = np.unique(self._standings, return_index=True)
-        values = self._sign * np.maximum.accumulate(self._sign * ends[first])
+        values = self._sign * np.maximum.accumulate(self._sign * self._end_means[first])
         # Beyond the lessons, go on as in their middle half: ends may be wild.
         middle_half = float(np.subtract(*np.percentile(values, [75, 25])))
         slope = self._sign * middle_half / max(float(np.ptp(at)) / 2.0, 0.5)
         self._value_map = (at, values, slope)
-        margin = np.ptp(ends)
-        self._value_range = (ends.min() - margin, ends.max() + margin)
+        margin = np.ptp(self._end_means)
+        self._value_range = (self._end_means.min() - margin, self._end_means.max() + margin)
 
-    def _expected_ends(self) -> FloatArray:
-        """Final values; of a pruned trial its last one and what finished trials gained from there.
+    def _possible_ends(self) -> list[FloatArray]:
+        """The final values that each lesson may have, all as likely; one where it finished.
 
-        Trials that were pruned early would have gone on improving, most of them.
+        What a pruned trial would have come to is not known: as likely as not it would have gained
+        what a finished trial gained from there, or nothing more.
         """
         finished = [t for t in self._lessons if t.state == TrialState.COMPLETE]
-        gains: dict[int, float] = {}
+        gains: dict[int, FloatArray] = {}
         ends = []
         for trial in self._lessons:
             if trial.state == TrialState.COMPLETE:
-                ends.append(float(trial.values[0]))
+                ends.append(np.array([trial.values[0]]))
                 continue
             steps = [s for s, v in sorted(trial.intermediate_values.items()) if np.isfinite(v)]
             if steps[-1] not in gains:
@@ -247,9 +262,13 @@ class PerformancePredictor:
                     for t in finished
                     if np.isfinite(t.intermediate_values.get(steps[-1], np.nan))
                 ]
-                gains[steps[-1]] = float(np.median(left)) if left else 0.0
+                gains[steps[-1]] = np.array([0.0] * max(len(left), 1) + left)
             ends.append(trial.intermediate_values[steps[-1]] + gains[steps[-1]])
-        return np.array(ends)
+        # A wild value says "bad" and no more.
+        known = np.array([self._sign * values[0] for values in ends])
+        reach = known.max() - np.median(known) or np.ptp(known)
+        low, high = np.median(known) - _WILD * reach, known.max() + reach
+        return [self._sign * np.clip(self._sign * values, low, high) for values in ends]
 
     def _past(self, step: int) -> list[int]:
         return [i for i, trial in enumerate(self._lessons) if went_past(trial, step)]

@@ -32,6 +32,8 @@ from benchmarks.pruning_statistics import holm
 from benchmarks.pruning_statistics import load
 from benchmarks.pruning_statistics import mean_ranks
 from benchmarks.pruning_statistics import overall
+from benchmarks.record.table import TABLES
+from benchmarks.record.tables import DEVELOPMENT_TABLES
 from optuna_aelle import RecordedTrials
 from optuna_aelle.replays import replay
 from optuna_aelle.replays import replay_study
@@ -219,3 +221,11 @@ def test_the_ranking_finds_what_the_spectrum_knows(
     assert found["score"]["1"][0] < 0.6
     assert (tmp_path / "ranking.png").stat().st_size > 10_000
     assert "| made |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", DEVELOPMENT_TABLES[:3])
+def test_intervals_cover_the_recorded_ends(name: str) -> None:
+    # Nominally .8, for networks that the pruner itself kept from being seen to the end.
+    recorded = RecordedTrials.load(TABLES / f"{name}.npz")
+    frame = replay(recorded, {OURS: our_arms()[OURS]}, n_trials=60, n_repeats=3)
+    assert 0.65 <= frame["coverage"].mean() <= 0.98
