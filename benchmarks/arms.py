@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,12 @@ from benchmarks.peers import LossSumHalvingPruner
 from benchmarks.peers import LossSumPruner
 from benchmarks.peers import TopK
 from optuna_aelle import AeLLEPruner
+from optuna_aelle import AeLLESampler
+from optuna_aelle import RecordedTrials
+from optuna_aelle.records import UNTRAINED_STEP
+from optuna_aelle.records import decode_spectra
+from optuna_aelle.records import spectrum_payloads
+from optuna_aelle.streams import Neighbors
 
 FloatArray = npt.NDArray[np.float64]
 PrunerFactory = Callable[[], BasePruner]
@@ -76,7 +83,7 @@ def peer_arms() -> dict[str, PrunerFactory]:
 
 def resuming_arms() -> dict[str, TopK]:
     """Those that stop everybody and take a few up again."""
-    return {f"{i} epochs, top {k}": TopK(i, k) for i in (1, 2, 3, 5, 10) for k in (1, 3, 5)}
+    return {f"top {k} after {i}": TopK(i, k) for i in (1, 2, 3, 5, 10) for k in (1, 3, 5)}
 
 
 def our_arms() -> dict[str, PrunerFactory]:
@@ -96,6 +103,30 @@ def our_arms() -> dict[str, PrunerFactory]:
         ),
         SHUFFLED: AeLLEPruner,
     }
+
+
+def sampler_arms() -> dict[str, PrunerFactory]:
+    """Pruners under `aelle_sampler`."""
+    halving = partial(SuccessiveHalvingPruner, min_resource=1, reduction_factor=2)
+    return {"AeLLE sampler + SHA η=2, min 1": halving, "AeLLE sampler + AeLLE": AeLLEPruner}
+
+
+def aelle_sampler(recorded: RecordedTrials, seed: int) -> AeLLESampler:
+    """The sampler over recorded networks: a candidate has the spectrum of the closest of them.
+
+    Every spectrum that it asks for is charged at its recorded seconds.
+    """
+    neighbors = Neighbors(recorded.trials)
+    payloads = [spectrum_payloads(trial)[UNTRAINED_STEP] for trial in recorded.trials]
+    spectra = [decode_spectra(trial)[UNTRAINED_STEP] for trial in recorded.trials]
+
+    def spectrum(params: dict[str, Any]) -> FloatArray:
+        index = neighbors.nearest(params)
+        sampler.overhead_seconds += payloads[index]["seconds"]
+        return spectra[index]
+
+    sampler = AeLLESampler(spectrum, seed=seed)
+    return sampler
 
 
 class LinearRegressor:

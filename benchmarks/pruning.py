@@ -1,10 +1,11 @@
 """How much training does each pruner save, and what does it miss?
 
 Every arm replays the same recorded configurations (`optuna_aelle.replay`) of every table in
-`benchmarks/tables`: 60 of the 200, in another order each time, and once more with TPE proposing.
-Seconds for spectra, fits and decisions count as epochs. Settings were fixed on the development
-tables; the report is on the others, which hold no task of the former. (That spectra help most in
-delayed recall was known from earlier prototypes of that task.)
+`benchmarks/tables`: 60 of the 200, in another order each time, and once more with TPE proposing
+them, alone or within `AeLLESampler`. Seconds for spectra, fits and decisions count as epochs.
+Settings were fixed on the development tables; the report is on the others, which hold no task of
+the former. (That spectra help most in delayed recall was known from earlier prototypes of that
+task.)
 
     python -m benchmarks.pruning                       # under half an hour on two cores
     python -m benchmarks.pruning --quick               # what CI runs
@@ -19,8 +20,10 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,19 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from benchmarks.arms import OURS
 from benchmarks.arms import SHUFFLED
+from benchmarks.arms import aelle_sampler
 from benchmarks.arms import optuna_arms
 from benchmarks.arms import our_arms
 from benchmarks.arms import peer_arms
 from benchmarks.arms import resuming_arms
+from benchmarks.arms import sampler_arms
 from benchmarks.environment import RESULTS
 from benchmarks.environment import describe_environment
 from benchmarks.pruning_figure import draw_all
@@ -53,7 +59,15 @@ N_TRIALS = 60
 # costs a part of an epoch.
 SPECTRUM_EPOCHS = (-1, 3, 8, 21)
 # In the stream that a sampler decides, only what is closest to the decision.
-TPE_ARMS = ("none", "Median", "SHA η=2, min 1", "SHA η=4, min 1", "Hyperband, min 1", OURS)
+TPE_ARMS = (
+    "none",
+    "Median",
+    "SHA η=2, min 1",
+    "SHA η=4, min 1",
+    "Hyperband, min 1",
+    OURS,
+    *sampler_arms(),
+)
 QUICK_ARMS = ("none", "Median", "SHA η=2, min 1", "Hyperband, min 1", OURS, SHUFFLED)
 
 
@@ -73,7 +87,8 @@ def run(job: Job) -> pd.DataFrame:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # One process a core: what a decision costs is measured, and threads would blur it.
     torch.set_num_threads(1)
-    with threadpool_limits(1):
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
         return _run(job)
 
 
@@ -90,10 +105,18 @@ def _run(job: Job) -> pd.DataFrame:
         "sampler": _tpe if job.stream == "tpe" else None,
         "spectrum_steps": SPECTRUM_EPOCHS,
     }
-    frames = [replay(recorded, {n: f for n, f in arms.items() if n != SHUFFLED}, **settings)]
+    frames = []
+    seeing = {name: arm for name, arm in arms.items() if name != SHUFFLED}
+    if seeing:
+        frames.append(replay(recorded, seeing, **settings))
     if SHUFFLED in arms:
         blind = shuffle_spectra(recorded, job.seed)
         frames.append(replay(blind, {SHUFFLED: arms[SHUFFLED]}, **settings))
+    if job.stream == "tpe":
+        proposed = {n: f for n, f in sampler_arms().items() if job.arms is None or n in job.arms}
+        if proposed:
+            settings["sampler"] = partial(aelle_sampler, recorded)
+            frames.append(replay(recorded, proposed, **settings))
     if job.stream == "random" and job.arms is None:
         frames.append(_resuming(recorded, n_trials, job.n_repeats, job.seed))
     frame = pd.concat(frames, ignore_index=True)

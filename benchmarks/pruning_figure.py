@@ -42,8 +42,8 @@ _RANKED = (
     "Hyperband, min 1",
     "loss sum 25",
     "regression 0.05, warm-up 0",
-    "2 epochs, top 3",
-    "5 epochs, top 5",
+    "top 3 after 2",
+    "top 5 after 3",
     OURS,
 )
 # What ours is tested against was named before the results were there.
@@ -53,7 +53,7 @@ _TABLE_ARMS = (
     "SHA η=2, min 1",
     "SHA η=4, min 1",
     "Hyperband, min 1",
-    "2 epochs, top 3",
+    "top 3 after 2",
     OURS,
 )
 
@@ -72,10 +72,10 @@ def color(name: str) -> str:
 
 
 def draw_pareto(frame: pd.DataFrame, figure: Path) -> None:
-    """Share of training against regret, all tables together: every arm, and the peers' front."""
+    """Share of training against regret, all tables together: every arm, and the peers' fronts."""
     means = overall(frame, ["epochs_share", "regret"]).drop(index="none", errors="ignore")
     fig, axis = plt.subplots(figsize=(9.5, 6.2))
-    _draw_front(axis, means, label=True)
+    fronts = _draw_fronts(axis, means)
     if OURS in means.index:
         row = means.loc[OURS]
         x, y = row["epochs_share"], row["regret"]
@@ -85,13 +85,24 @@ def draw_pareto(frame: pd.DataFrame, figure: Path) -> None:
         OURS: _OURS,
         "its ablations": _ABLATION,
         "Optuna's pruners": _OPTUNA,
-        "i epochs, top K (resumes)": _RESUMING,
+        "top K after i epochs (checkpoints)": _RESUMING,
         "other peers": _OTHER,
     }
     for label, shade in kinds.items():
         axis.plot([], [], "o", color=shade, label=label)
-    axis.plot([], [], ":", color="#37474f", label="Pareto front of the peers")
-    axis.legend(frameon=False, fontsize=9)
+    axis.plot([], [], ":", color=_RESUMING, label="Pareto front of all peers")
+    axis.plot([], [], "--", color=_OPTUNA, label="of those that keep no checkpoints")
+    key = axis.legend(frameon=False, fontsize=9, loc="upper right")
+    axis.add_artist(key)
+    # Names beside points that lie this close would cover each other.
+    for number, name in enumerate(fronts, start=1):
+        place = (means.loc[name, "epochs_share"], means.loc[name, "regret"])
+        above = (0, 5) if number % 2 else (0, -11)
+        axis.annotate(
+            str(number), place, above, textcoords="offset points", fontsize=8, ha="center"
+        )
+    listed = "\n".join(f"{number:>2}  {name}" for number, name in enumerate(fronts, start=1))
+    axis.text(1.02, 0.98, listed, transform=axis.transAxes, fontsize=9, va="top")
     axis.set_xlabel("share of full training spent, the method's own cost included")
     axis.set_ylabel("regret (0: the best there was, 1: the median)")
     n_tables, n_repeats = frame["table"].nunique(), frame["repeat"].nunique()
@@ -111,7 +122,7 @@ def draw_tables(frame: pd.DataFrame, figure: Path) -> None:
     for axis, table in zip(axes.flat, tables, strict=False):
         part = frame[frame["table"] == table]
         means = part.groupby("pruner", sort=False)[["epochs_share", "regret"]].mean()
-        _draw_front(axis, means.drop(index="none", errors="ignore"), label=False)
+        _draw_fronts(axis, means.drop(index="none", errors="ignore"))
         axis.set_title(table, fontsize=10)
     for axis in axes.flat[len(tables) :]:
         axis.axis("off")
@@ -122,24 +133,31 @@ def draw_tables(frame: pd.DataFrame, figure: Path) -> None:
     plt.close(fig)
 
 
-def _draw_front(axis: Axes, means: pd.DataFrame, *, label: bool) -> None:
+def _draw_fronts(axis: Axes, means: pd.DataFrame) -> list[str]:
+    """All arms as points, and two fronts of the peers; who is on either, from left to right."""
     peers = means.drop(index=list(our_arms()), errors="ignore")
-    cost, loss = peers["epochs_share"].to_numpy(float), peers["regret"].to_numpy(float)
-    front = pareto_front(cost, loss.round(4))
-    axis.step(cost[front], loss[front], ":", where="post", color="#37474f", lw=1.2, zorder=1)
-    labelled = {str(peers.index[i]) for i in front} | {OURS}
+    alone = peers.drop(index=list(resuming_arms()), errors="ignore")
+    there: set[str] = set()
+    highest = 0.0
+    for part, style, shade in ((peers, ":", _RESUMING), (alone, "--", _OPTUNA)):
+        cost, loss = part["epochs_share"].to_numpy(float), part["regret"].to_numpy(float)
+        front = pareto_front(cost, loss.round(4))
+        axis.step(cost[front], loss[front], style, where="post", color=shade, lw=1.3, zorder=1)
+        there |= {str(part.index[i]) for i in front}
+        highest = max(highest, float(loss[front].max()))
     for name, row in means.iterrows():
-        x, y = row["epochs_share"], row["regret"]
         size = 70 if name == OURS else 26
-        axis.scatter(x, y, s=size, color=color(str(name)), zorder=4 if name == OURS else 2)
-        if label and str(name) in labelled:
-            axis.annotate(str(name), (x, y), (4, 4), textcoords="offset points", fontsize=7.5)
+        place = 4 if name == OURS else 2
+        axis.scatter(
+            row["epochs_share"], row["regret"], s=size, color=color(str(name)), zorder=place
+        )
     axis.set_xlim(0.0, _MOST_SPENT)
-    axis.set_ylim(0.0, max(0.3, min(1.0, 1.1 * float(loss[front].max()))))
+    axis.set_ylim(0.0, max(0.3, min(1.0, 1.1 * highest)))
     axis.grid(color="#eceff1")
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+    return sorted(there, key=lambda name: float(means.loc[name, "epochs_share"]))
 
 
 def draw_ranks(frame: pd.DataFrame, figure: Path, measure: str = "regret_at_20") -> None:

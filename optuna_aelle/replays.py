@@ -59,7 +59,7 @@ class ReplayedStudy:
         study: It, with all its trials.
         indices: Of the recorded trials, in the order in which they were tried.
         steps: Trained steps of each trial.
-        overhead_seconds: What the pruner has cost.
+        overhead_seconds: What the pruner has cost, and the proposer that counts its own.
         cut: Trials that ended because their recording did.
         finished: Of each trial that ran to its end, the cost so far, in steps, and its index.
     """
@@ -95,7 +95,8 @@ def replay(
         n_repeats: Studies a pruner, each with another order.
         seed: Of orders and samplers; the same for all pruners.
         sampler: Makes a sampler of a seed. Its proposals are moved to the nearest recorded
-            configuration that is left, so pruners may see different ones. None: a random order.
+            configuration that is left, so pruners may see different ones; what it has spent by
+            its own count, ``overhead_seconds``, is charged. None: a random order.
         order: ``"recorded"`` tries the trials once, as numbered; nothing is drawn.
         spectrum_steps: Steps whose spectra are given and charged, −1 for the untrained network;
             all by default.
@@ -210,11 +211,15 @@ def replay_study(
         )
         replayed = ReplayedStudy(study)
         per_second = 1.0 / _mean_step_seconds(recorded)
+        proposed = getattr(proposer, "overhead_seconds", 0.0)
         for position in range(n_trials or len(order)):
             if keep_numbers:
                 _fill_gap(study, recorded.trials[order[position]].number)
             trial, index = stream.take(study)
             replayed.indices.append(index)
+            proposing = getattr(proposer, "overhead_seconds", 0.0)
+            replayed.overhead_seconds += proposing - proposed
+            proposed = proposing
             value = _replay_trial(recorded, index, trial, pruner, replayed, spectrum_steps)
             if value is None:
                 study.tell(trial, state=TrialState.PRUNED)

@@ -42,12 +42,7 @@ class RecordedStream(BaseSampler):
         self._left = list(order)
         self._proposer = proposer
         self._current = -1
-        if proposer is not None:
-            self._space: dict[str, BaseDistribution] = {}
-            for trial in recorded:
-                self._space |= trial.distributions
-            self._encoder = ParameterEncoder(recorded)
-            self._positions = self._encoder.encode(recorded)
+        self._neighbors = None if proposer is None else Neighbors(recorded)
 
     def take(self, study: Study) -> tuple[Trial, int]:
         """Ask for a trial: itself, with its parameters set, and the index of the recorded one."""
@@ -78,11 +73,12 @@ class RecordedStream(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         # Here, since Optuna draws parameters no sooner than one is suggested.
-        if self._proposer is None:
+        if self._proposer is None or self._neighbors is None:
             self._current = self._left.pop(0)
             return
         self._proposer.before_trial(study, trial)
-        self._current = self._nearest(self._proposed(self._proposer, study, trial))
+        params = _propose(self._proposer, study, trial, self._neighbors.space)
+        self._current = self._neighbors.nearest(params, self._left)
         self._left.remove(self._current)
 
     def after_trial(
@@ -95,30 +91,51 @@ class RecordedStream(BaseSampler):
         if self._proposer is not None:
             self._proposer.after_trial(study, trial, state, values)
 
-    def _proposed(self, proposer: BaseSampler, study: Study, trial: FrozenTrial) -> FrozenTrial:
-        space = proposer.infer_relative_search_space(study, trial)
-        params = proposer.sample_relative(study, trial, space)
-        for name, distribution in self._space.items():
-            if name not in params:
-                params[name] = proposer.sample_independent(study, trial, name, distribution)
+
+class Neighbors:
+    """Recorded trials by how close their parameters are to others.
+
+    Attributes:
+        space: The last distribution of each parameter.
+    """
+
+    def __init__(self, recorded: Sequence[FrozenTrial]) -> None:
+        self.space: dict[str, BaseDistribution] = {}
+        for trial in recorded:
+            self.space |= trial.distributions
+        self._encoder = ParameterEncoder(recorded)
+        self._positions = self._encoder.encode(recorded)
+
+    def nearest(self, params: dict[str, Any], among: Sequence[int] | None = None) -> int:
+        """The index of the closest of all, or of those ``among``."""
         # Ranges may differ from trial to trial, so nothing is checked here.
-        return FrozenTrial(
-            number=trial.number,
-            trial_id=trial._trial_id,
+        there = FrozenTrial(
+            number=0,
+            trial_id=0,
             state=TrialState.RUNNING,
             value=None,
             datetime_start=None,
             datetime_complete=None,
             params=params,
-            distributions={name: self._space[name] for name in params},
+            distributions={name: self.space[name] for name in params},
             user_attrs={},
             system_attrs={},
             intermediate_values={},
         )
+        indices = list(range(len(self._positions)) if among is None else among)
+        away = self._positions[indices] - self._encoder.encode([there])
+        return indices[int(np.argmin((away**2).sum(axis=1)))]
 
-    def _nearest(self, proposal: FrozenTrial) -> int:
-        away = self._positions[self._left] - self._encoder.encode([proposal])
-        return self._left[int(np.argmin((away**2).sum(axis=1)))]
+
+def _propose(
+    proposer: BaseSampler, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
+) -> dict[str, Any]:
+    relative = proposer.infer_relative_search_space(study, trial)
+    params = proposer.sample_relative(study, trial, relative)
+    for name, distribution in space.items():
+        if name not in params:
+            params[name] = proposer.sample_independent(study, trial, name, distribution)
+    return params
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:

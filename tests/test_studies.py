@@ -1,4 +1,4 @@
-"""The studies from end to end: command line, resume, interruption, killed workers, comparison."""
+"""The studies from end to end: command line, resume, interruption, killed workers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
 
-from benchmarks import compare
-from benchmarks import compare_figure
-from benchmarks.trainings import Trainings
 from optuna_aelle import decode_spectra
 from studies.digits import Digits
 from studies.recall import Recall
@@ -207,53 +203,3 @@ def test_forget_bias_is_memory(cell: str) -> None:
     slow = spectral_fingerprint(long.rnn, probe).max_exponent
     fast = spectral_fingerprint(short.rnn, probe).max_exponent
     assert fast < -0.3 < -0.1 < slow < 0.1
-
-
-def test_trainings_are_kept_and_resumed(tmp_path: Path) -> None:
-    trainings = Trainings(Recall(), 0, 3, tmp_path)
-    some = trainings.epochs(PARAMS)
-    started = [next(some), next(some)]
-    some.close()
-    again = Trainings(Recall(), 0, 3, tmp_path)
-    whole = list(again.epochs(PARAMS))
-    assert [e.step for e in whole] == [-1, 0, 1, 2]
-    assert whole[1].value == started[1].value
-    assert whole[0].exponents is not None
-    assert started[0].exponents is not None
-    np.testing.assert_allclose(whole[0].exponents, started[0].exponents, rtol=1e-5)
-    kept = [e.value for e in Trainings(Recall(), 0, 3, tmp_path).epochs(PARAMS)]
-    assert kept == [e.value for e in whole]
-
-
-def test_the_comparison_is_paired_and_charges_everyone(tmp_path: Path) -> None:
-    arguments = ["--tasks", "recall", "--seeds", "1", "--trials", "6", "--epochs", "3"]
-    places = ["--cache", str(tmp_path / "cache"), "--output", str(tmp_path)]
-    compare.main([*arguments, *places])
-    results = json.loads((tmp_path / "compare.json").read_text())
-    runs = {run["arm"]: run for run in results["runs"]}
-    assert runs["none"]["epochs"] == 18
-    assert runs["none"]["overhead_epochs"] == 0.0
-    assert runs["none"]["regret"] == 0.0
-    assert runs["AeLLE"]["overhead_epochs"] > 0.0
-    for run in runs.values():
-        assert run["share"] == pytest.approx(
-            (run["epochs"] + run["overhead_epochs"]) / 18, abs=1e-3
-        )
-        assert run["epochs"] <= 18
-    assert (tmp_path / "compare.png").stat().st_size > 10_000
-    assert results["environment"]["packages"]["optuna"] == optuna.__version__
-
-
-def test_the_figure_shows_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = json.loads((compare_figure.RESULTS / "compare.json").read_text())
-    results["runs"] += [{**run, "arm": "a new one"} for run in results["runs"][:2]]
-    (tmp_path / "compare.json").write_text(json.dumps(results))
-    shown: list[Any] = []
-    monkeypatch.setattr(compare_figure.plt, "close", shown.append)
-    compare_figure.draw(tmp_path / "compare.json", tmp_path / "compare.png")
-    monkeypatch.undo()
-    lines = shown[0].axes[0].get_legend().get_lines()
-    compare_figure.plt.close(shown[0])
-    arms = list(dict.fromkeys(run["arm"] for run in results["runs"]))
-    assert [line.get_label() for line in lines] == arms
-    assert len({line.get_color() for line in lines}) == len(arms)
