@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.samplers import TPESampler
 from optuna.study import Study
@@ -72,10 +74,7 @@ class AeLLESampler(BaseSampler):
                 f"n_startup_trials must be at least {MIN_LESSONS}, but got {n_startup_trials}."
             )
         self._spectrum_fn = spectrum_fn
-        # Without constant_liar, drawing leaves nothing in the storage.
-        self._base = base_sampler or TPESampler(
-            multivariate=True, group=True, constant_liar=False, seed=seed
-        )
+        self._base = base_sampler or _default_sampler(seed)
         self._n_candidates = n_candidates
         self._cache = PredictorCache(("params", "spectrum"), n_startup_trials)
         self.overhead_seconds = 0.0
@@ -202,6 +201,14 @@ class AeLLESampler(BaseSampler):
                 f"{error}); the first one is taken.",
             )
             return 0
+
+
+def _default_sampler(seed: int | None) -> BaseSampler:
+    # Nobody is to be warned of experimental arguments that they have not given.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Without constant_liar, drawing leaves nothing in the storage.
+        return TPESampler(multivariate=True, group=True, constant_liar=False, seed=seed)
 
 
 class _Draw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,12 @@ def test_ranked_candidates_are_better_than_the_base_samplers(base: Any) -> None:
         return float(np.mean([t.value for t in study.trials[20:]]))
 
     assert late(ranked) < 0.6 * late(plain) + 0.005
+
+
+def test_the_default_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AeLLESampler(spectrum_fn)
 
 
 def test_until_there_is_skill_the_base_sampler_draws_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks import ranking
 from benchmarks.arms import OURS
 from benchmarks.arms import SHUFFLED
 from benchmarks.arms import LinearRegressor
+from benchmarks.arms import aelle_sampler
 from benchmarks.arms import optuna_arms
 from benchmarks.arms import our_arms
 from benchmarks.arms import peer_arms
@@ -35,6 +37,7 @@ from benchmarks.pruning_statistics import overall
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from optuna_aelle import RecordedTrials
+from optuna_aelle.records import spectrum_payloads
 from optuna_aelle.replays import replay
 from optuna_aelle.replays import replay_study
 from optuna_aelle.visualization import pareto_front
@@ -221,6 +224,21 @@ def test_the_ranking_finds_what_the_spectrum_knows(
     assert found["score"]["1"][0] < 0.6
     assert (tmp_path / "ranking.png").stat().st_size > 10_000
     assert "| made |" in capsys.readouterr().out
+
+
+def test_the_sampler_pays_for_every_spectrum_it_reads() -> None:
+    recorded = RecordedTrials.load(TABLES / "digits-mixed.npz")
+    frame = replay(
+        recorded,
+        {"none": optuna.pruners.NopPruner},
+        n_trials=40,
+        n_repeats=1,
+        sampler=partial(aelle_sampler, recorded),
+    )
+    # Four candidates a trial once there is skill, and never more.
+    seconds = [spectrum_payloads(trial)[-1]["seconds"] for trial in recorded.trials]
+    one = float(np.mean(seconds)) / float(np.nanmean(recorded.step_seconds)) / 27.0
+    assert 0.5 * one < frame["overhead_share"][0] < 4.0 * one + 0.02
 
 
 @pytest.mark.parametrize("name", DEVELOPMENT_TABLES[:3])
