@@ -94,6 +94,7 @@ def rank(table: Path) -> dict[str, object]:
     return {
         "table": recorded.name,
         "metric": recorded.metadata["metric"],
+        "direction": recorded.direction,
         "quantiles": np.quantile(recorded.finals, [0.0, 0.1, 0.25, 0.5, 0.75, 1.0])
         .round(4)
         .tolist(),
@@ -191,13 +192,16 @@ def table_text(results: Path) -> str:
         ("all", "1", "all, epoch 1"),
     ]
     lines = [
-        "| table | " + " | ".join(title for *_, title in columns) + " |",
+        "| table (score: best, median) | " + " | ".join(title for *_, title in columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for table in json.loads(results.read_text())["tables"]:
         pairs = [table["correlations"][name][epoch] for name, epoch, _ in columns]
         cells = ["{:.2f} / {:.2f}".format(*pair) for pair in pairs]
-        lines.append(f"| {table['table']} | " + " | ".join(cells) + " |")
+        ends = table["quantiles"]
+        best = ends[-1] if table["direction"] == "maximize" else ends[0]
+        score = f"{table['metric']}: {best:.3g}, {ends[3]:.3g}"
+        lines.append(f"| {table['table']} ({score}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -223,7 +223,7 @@ def test_the_ranking_finds_what_the_spectrum_knows(
     assert abs(found["hyperparameters"]["-1"][0]) < 0.4
     assert found["score"]["1"][0] < 0.6
     assert (tmp_path / "ranking.png").stat().st_size > 10_000
-    assert "| made |" in capsys.readouterr().out
+    assert "| made (" in capsys.readouterr().out
 
 
 def test_the_sampler_pays_for_every_spectrum_it_reads() -> None:
