@@ -21,7 +21,6 @@ lint: $(VENV)/.ready
 benchmark: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.ranking
 	$(BIN)/python -m benchmarks.pruning
-	$(BIN)/python -m benchmarks.pruning_figure
 
 # The constraints reach pip through the environment, so that they also hold while a package builds.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)

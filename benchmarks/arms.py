@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.pruners import HyperbandPruner
 from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
 from optuna.pruners import PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler
+from optuna.samplers import TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
@@ -34,6 +41,7 @@ from optuna_aelle.records import UNTRAINED_STEP
 from optuna_aelle.records import decode_spectra
 from optuna_aelle.records import spectrum_payloads
 from optuna_aelle.streams import Neighbors
+from optuna_aelle.streams import propose
 
 FloatArray = npt.NDArray[np.float64]
 PrunerFactory = Callable[[], BasePruner]
@@ -105,6 +113,11 @@ def our_arms() -> dict[str, PrunerFactory]:
     }
 
 
+def tpe_sampler(seed: int) -> TPESampler:
+    """What proposes in the TPE stream, and what `aelle_sampler` draws its candidates from."""
+    return TPESampler(multivariate=True, group=True, constant_liar=False, seed=seed)
+
+
 def sampler_arms() -> dict[str, PrunerFactory]:
     """Pruners under `aelle_sampler`."""
     halving = partial(SuccessiveHalvingPruner, min_resource=1, reduction_factor=2)
@@ -112,21 +125,71 @@ def sampler_arms() -> dict[str, PrunerFactory]:
 
 
 def aelle_sampler(recorded: RecordedTrials, seed: int) -> AeLLESampler:
-    """The sampler over recorded networks: a candidate has the spectrum of the closest of them.
+    """The sampler over recorded networks: its candidates are such as have not been tried yet.
 
-    Every spectrum that it asks for is charged at its recorded seconds.
+    Every spectrum of a candidate is charged at its recorded seconds.
     """
     neighbors = Neighbors(recorded.trials)
     payloads = [spectrum_payloads(trial)[UNTRAINED_STEP] for trial in recorded.trials]
     spectra = [decode_spectra(trial)[UNTRAINED_STEP] for trial in recorded.trials]
 
     def spectrum(params: dict[str, Any]) -> FloatArray:
-        index = neighbors.nearest(params)
+        index = neighbors.find(params)
+        assert index is not None
         sampler.overhead_seconds += payloads[index]["seconds"]
         return spectra[index]
 
-    sampler = AeLLESampler(spectrum, seed=seed)
+    sampler = AeLLESampler(spectrum, _UntriedSampler(neighbors, seed))
     return sampler
+
+
+class _UntriedSampler(BaseSampler):
+    """TPE, whose every proposal is moved to the nearest recorded configuration not tried yet.
+
+    Proposals for one trial are of different configurations.
+    """
+
+    def __init__(self, neighbors: Neighbors, seed: int) -> None:
+        self._neighbors = neighbors
+        self._base = tpe_sampler(seed)
+        self._proposed: set[int] = set()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._base.before_trial(study, trial)
+        tried = (self._neighbors.find(t.params) for t in study.get_trials(deepcopy=False))
+        self._proposed = {index for index in tried if index is not None}
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._neighbors.space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        params = propose(self._base, study, trial, self._neighbors)
+        left = [i for i in range(len(self._neighbors.recorded)) if i not in self._proposed]
+        index = self._neighbors.nearest(params, left)
+        self._proposed.add(index)
+        return dict(self._neighbors.recorded[index].params)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._base.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._base.after_trial(study, trial, state, values)
 
 
 class LinearRegressor:

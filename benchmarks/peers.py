@@ -29,6 +29,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Ridge penalties to choose from by leave-one-out error, for columns of unit spread.
 _PENALTIES = (0.1, 1.0, 10.0, 100.0)
+# The sum of losses of a training that diverged: percentiles of infinities are not numbers.
+_DIVERGED = 1e300
 
 
 class LossSumPruner(BasePruner):
@@ -58,7 +60,7 @@ class LossSumPruner(BasePruner):
         own = before + float(trial.user_attrs[f"train_loss:{step}"])
         peers = self._sums.setdefault(step, {})
         others = [value for number, value in peers.items() if number != trial.number]
-        peers[trial.number] = math.inf if math.isnan(own) else own
+        peers[trial.number] = own if math.isfinite(own) else _DIVERGED
         if step < self._n_warmup_steps or len(others) < self._n_startup_trials:
             return False
         return own > float(np.percentile(others, self._percentile)) or math.isnan(own)
@@ -185,3 +187,15 @@ class TopK:
             costs.append(spent)
             chosen.append(order[position])
         return costs, chosen
+
+    def seconds_share(
+        self, recorded: RecordedTrials, order: Sequence[int], ended: Sequence[int]
+    ) -> float:
+        """What `run` has cost, in seconds of training: a share of training all to their end."""
+        lengths = [len(recorded.trials[i].intermediate_values) for i in order]
+        steps = [
+            length if i in ended else min(self.n_epochs, length)
+            for i, length in zip(order, lengths, strict=True)
+        ]
+        per_step = recorded.step_seconds[list(order)]
+        return float(per_step @ np.array(steps)) / float(per_step @ np.array(lengths))

@@ -32,7 +32,6 @@ import optuna
 import pandas as pd
 import torch
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import TPESampler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -44,17 +43,19 @@ from benchmarks.arms import our_arms
 from benchmarks.arms import peer_arms
 from benchmarks.arms import resuming_arms
 from benchmarks.arms import sampler_arms
+from benchmarks.arms import tpe_sampler
 from benchmarks.environment import RESULTS
 from benchmarks.environment import describe_environment
 from benchmarks.pruning_figure import draw_all
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
+from optuna_aelle.outcomes import measure_outcome
 from optuna_aelle.recorded import RecordedTrials
-from optuna_aelle.replays import measure_outcome
 from optuna_aelle.replays import replay
 
 N_TRIALS = 60
+N_REPEATS = 30
 # Before training and after these epochs, as in `studies`: spectra change fast at first, and each
 # costs a part of an epoch.
 SPECTRUM_EPOCHS = (-1, 3, 8, 21)
@@ -102,7 +103,7 @@ def _run(job: Job) -> pd.DataFrame:
         "n_trials": n_trials,
         "n_repeats": job.n_repeats,
         "seed": job.seed,
-        "sampler": _tpe if job.stream == "tpe" else None,
+        "sampler": tpe_sampler if job.stream == "tpe" else None,
         "spectrum_steps": SPECTRUM_EPOCHS,
     }
     frames = []
@@ -142,10 +143,6 @@ def shuffle_spectra(recorded: RecordedTrials, seed: int) -> RecordedTrials:
     return dataclasses.replace(recorded, trials=tuple(trials))
 
 
-def _tpe(seed: int) -> TPESampler:
-    return TPESampler(multivariate=True, group=True, constant_liar=False, seed=seed)
-
-
 def _resuming(recorded: RecordedTrials, n_trials: int, n_repeats: int, seed: int) -> pd.DataFrame:
     rows = []
     for repeat in range(n_repeats):
@@ -155,6 +152,7 @@ def _resuming(recorded: RecordedTrials, n_trials: int, n_repeats: int, seed: int
             costs, ended = arm.run(recorded, indices)
             finished = list(zip(costs, ended, strict=True))
             row = measure_outcome(recorded, indices, finished, spent=costs[-1])
+            row["seconds_share"] = arm.seconds_share(recorded, indices, ended)
             rows.append({"pruner": name, "repeat": repeat, **row})
     return pd.DataFrame(rows)
 
@@ -187,17 +185,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": " ".join(["python -m benchmarks.pruning", *given]),
         "environment": describe_environment(),
         "n_trials": N_TRIALS,
-        "n_repeats": options.repeats,
+        "n_repeats": options.chunk * math.ceil(options.repeats / options.chunk),
         "development": options.development,
         "runs": _columns(frame),
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    whole = not (options.quick or options.tables or options.arms)
+    usual = (options.repeats, options.streams) == (N_REPEATS, ["random", "tpe"])
+    whole = usual and not (options.quick or options.tables or options.arms)
     name = "pruning_development" if options.development else "pruning"
     path = options.output / f"{name if whole else 'pruning_partial'}.json"
     path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
     print(summary(frame).to_string())
-    if "random" in options.streams and whole:
+    if whole:
         draw_all(path, options.output, name)
 
 
@@ -205,6 +204,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over the repeats of a table, then over tables."""
     shown = [
         "epochs_share",
+        "seconds_share",
         "overhead_share",
         "regret",
         "best_kept",
@@ -233,7 +233,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--development", action="store_true", help="those that designs come from")
     parser.add_argument("--arms", nargs="+", help="names; by default all")
     parser.add_argument("--streams", nargs="+", default=["random", "tpe"])
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=N_REPEATS)
     parser.add_argument("--tpe-repeats", type=int, default=10)
     parser.add_argument("--chunk", type=int, default=5, help="repeats of one process at a time")
     parser.add_argument("--workers", type=int, default=os.cpu_count())

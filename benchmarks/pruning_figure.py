@@ -8,24 +8,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas as pd
 
 from benchmarks.arms import OURS
 from benchmarks.arms import our_arms
 from benchmarks.arms import resuming_arms
+from benchmarks.arms import sampler_arms
 from benchmarks.environment import RESULTS
 from benchmarks.pruning_statistics import against
+from benchmarks.pruning_statistics import cliques
 from benchmarks.pruning_statistics import load
 from benchmarks.pruning_statistics import mean_ranks
 from benchmarks.pruning_statistics import overall
+from optuna_aelle.outcomes import BUDGETS
 from optuna_aelle.visualization import pareto_front
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-_OURS, _ABLATION, _OPTUNA, _RESUMING, _OTHER = (
+_OURS, _VARIANT, _OPTUNA, _RESUMING, _OTHER = (
     "#d81b60",
     "#f48fb1",
     "#1e88e5",
@@ -48,6 +50,11 @@ _RANKED = (
 )
 # What ours is tested against was named before the results were there.
 _TESTED = tuple(name for name in _RANKED if name != OURS)
+_RANKED_BY = {
+    "epochs_share": "training spent",
+    "regret": "regret at the end",
+    "regret_at_20": "regret at 20 % of full training",
+}
 _TABLE_ARMS = (
     "Median",
     "SHA η=2, min 1",
@@ -59,11 +66,11 @@ _TABLE_ARMS = (
 
 
 def color(name: str) -> str:
-    """By kind: ours, an ablation, Optuna's, one that resumes, another peer."""
+    """By kind: ours, a variant of it, Optuna's, one that resumes, another peer."""
     if name == OURS:
         return _OURS
-    if name in our_arms():
-        return _ABLATION
+    if name in {**our_arms(), **sampler_arms()}:
+        return _VARIANT
     if name in resuming_arms():
         return _RESUMING
     if name.startswith(("Median", "Percentile", "SHA", "Hyperband", "none")):
@@ -79,11 +86,11 @@ def draw_pareto(frame: pd.DataFrame, figure: Path) -> None:
     if OURS in means.index:
         row = means.loc[OURS]
         x, y = row["epochs_share"], row["regret"]
-        axis.plot([row["epochs_share_low"], row["epochs_share_high"]], [y, y], color=_ABLATION)
-        axis.plot([x, x], [row["regret_low"], row["regret_high"]], color=_ABLATION)
+        axis.plot([row["epochs_share_low"], row["epochs_share_high"]], [y, y], color=_VARIANT)
+        axis.plot([x, x], [row["regret_low"], row["regret_high"]], color=_VARIANT)
     kinds = {
         OURS: _OURS,
-        "its ablations": _ABLATION,
+        "its variants": _VARIANT,
         "Optuna's pruners": _OPTUNA,
         "top K after i epochs (checkpoints)": _RESUMING,
         "other peers": _OTHER,
@@ -135,13 +142,13 @@ def draw_tables(frame: pd.DataFrame, figure: Path) -> None:
 
 def _draw_fronts(axis: Axes, means: pd.DataFrame) -> list[str]:
     """All arms as points, and two fronts of the peers; who is on either, from left to right."""
-    peers = means.drop(index=list(our_arms()), errors="ignore")
+    peers = _peers(means)
     alone = peers.drop(index=list(resuming_arms()), errors="ignore")
     there: set[str] = set()
     highest = 0.0
     for part, style, shade in ((peers, ":", _RESUMING), (alone, "--", _OPTUNA)):
         cost, loss = part["epochs_share"].to_numpy(float), part["regret"].to_numpy(float)
-        front = pareto_front(cost, loss.round(4))
+        front = _front(part)
         axis.step(cost[front], loss[front], style, where="post", color=shade, lw=1.3, zorder=1)
         there |= {str(part.index[i]) for i in front}
         highest = max(highest, float(loss[front].max()))
@@ -160,37 +167,53 @@ def _draw_fronts(axis: Axes, means: pd.DataFrame) -> list[str]:
     return sorted(there, key=lambda name: float(means.loc[name, "epochs_share"]))
 
 
-def draw_ranks(frame: pd.DataFrame, figure: Path, measure: str = "regret_at_20") -> None:
-    """Mean ranks over tables, and what difference of them would be significant (Nemenyi)."""
+def draw_ranks(frame: pd.DataFrame, figure: Path) -> None:
+    """Mean ranks over tables; bars join those that are not significantly different (Nemenyi)."""
     pruners = [name for name in _RANKED if name in set(frame["pruner"])]
-    ranks, difference = mean_ranks(frame, measure, pruners)
-    ranks = ranks.sort_values()
-    fig, axis = plt.subplots(figsize=(9, 0.34 * len(ranks) + 1.4))
-    rows = np.arange(len(ranks))[::-1]
-    for row, (name, rank) in zip(rows, ranks.items(), strict=True):
-        axis.plot(rank, row, "o", color=color(str(name)), ms=8)
-    best = float(ranks.iloc[0])
-    axis.axvspan(best, best + difference, color="#eceff1", zorder=0)
-    axis.set_yticks(rows, [str(name) for name in ranks.index])
-    axis.set_xlabel(
-        "mean rank of the regret once 20 % of full training is spent; "
-        f"critical difference {difference:.2f}"
-    )
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    fig.savefig(figure, dpi=130, bbox_inches="tight")
+    fig, axes = plt.subplots(1, len(_RANKED_BY), figsize=(15, 0.42 * len(pruners) + 1.2))
+    for axis, (measure, title) in zip(axes, _RANKED_BY.items(), strict=True):
+        ranks, difference = mean_ranks(frame, measure, pruners)
+        ranks = ranks.sort_values()
+        for row, (name, rank) in enumerate(ranks.items()):
+            axis.plot(rank, row, "o", color=color(str(name)), ms=8, zorder=3)
+        groups = cliques(ranks, difference)
+        for place, (first, last) in enumerate(groups):
+            y = len(ranks) - 0.2 + 0.35 * place
+            ends = (ranks.iloc[first] - 0.07, ranks.iloc[last] + 0.07)
+            axis.plot(ends, (y, y), color="#455a64", lw=4, solid_capstyle="butt")
+        axis.set_ylim(len(ranks) + 0.35 * len(groups), -0.7)
+        axis.set_yticks(range(len(ranks)), [str(name) for name in ranks.index])
+        axis.set_xlabel(f"mean rank; critical difference {difference:.2f}")
+        axis.set_title(title, fontsize=11)
+        axis.grid(color="#eceff1", axis="x")
+        axis.set_axisbelow(True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    fig.tight_layout()
+    fig.savefig(figure, dpi=110, bbox_inches="tight")
     plt.close(fig)
+
+
+def _peers(means: pd.DataFrame) -> pd.DataFrame:
+    """Without ours, and without the one that prunes nothing."""
+    return means.drop(index=["none", *our_arms(), *sampler_arms()], errors="ignore")
+
+
+def _front(means: pd.DataFrame) -> list[int]:
+    """Costs are measured in seconds: what differs by less than rounding is equal."""
+    cost, loss = means["epochs_share"].to_numpy(float), means["regret"].to_numpy(float)
+    return [int(i) for i in pareto_front(cost.round(4), loss.round(4))]
 
 
 def overall_text(frame: pd.DataFrame) -> str:
     """All arms as a Markdown table, with intervals and the tests against ours."""
-    means = overall(frame, ["epochs_share", "regret", "best_kept", "regret_at_20"])
+    means = overall(frame, ["epochs_share", "regret", "best_kept", "seconds_share"])
     peers_there = [name for name in _TESTED if name in means.index]
     tests = {m: against(frame, OURS, m, peers_there) for m in ("epochs_share", "regret")}
-    peers = means.drop(index=list(our_arms()), errors="ignore")
-    on_front = {peers.index[i] for i in pareto_front(peers["epochs_share"], peers["regret"])}
+    peers = _peers(means)
+    on_front = {peers.index[i] for i in _front(peers)}
     lines = [
-        "| | share of training | regret | best one kept | regret at 20 % | AeLLE against it: "
+        "| | share of training | regret | best one kept | share of seconds | AeLLE against it: "
         "training (wins–losses, p) | regret (wins–losses, p) |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -199,7 +222,7 @@ def overall_text(frame: pd.DataFrame) -> str:
         for measure in ("epochs_share", "regret"):
             low, high = row[f"{measure}_low"], row[f"{measure}_high"]
             cells.append(f"{row[measure]:.3f} ({low:.3f}–{high:.3f})")
-        cells += [f"{row['best_kept']:.2f}", f"{row['regret_at_20']:.3f}"]
+        cells += [f"{row['best_kept']:.2f}", f"{row['seconds_share']:.3f}"]
         for test in tests.values():
             if name not in test.index:
                 cells.append("")
@@ -210,16 +233,45 @@ def overall_text(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def tables_text(frame: pd.DataFrame) -> str:
-    """Share of training and regret of a few arms, table by table, as Markdown."""
-    means = frame.groupby(["table", "pruner"], sort=False)[["epochs_share", "regret"]].mean()
+def budgets_text(frame: pd.DataFrame) -> str:
+    """Regret once so much of full training is spent, all arms, as Markdown."""
+    columns = [f"regret_at_{round(100 * budget)}" for budget in BUDGETS]
+    means = frame.groupby(["pruner", "table"], sort=False)[columns].mean()
+    means = means.groupby(level="pruner", sort=False).mean()
+    lines = [
+        "| | " + " | ".join(f"{round(100 * budget)} %" for budget in BUDGETS) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name, row in means.iterrows():
+        lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in row) + " |")
+    return "\n".join(lines)
+
+
+def predictions_text(frame: pd.DataFrame) -> str:
+    """How good the predictions of ours were, table by table, as Markdown."""
+    part = frame[frame["pruner"] == OURS]
+    shown = ["untrained_share", "overhead_share", "coverage", "brier"]
+    means = part.groupby("table", sort=False)[shown].mean()
+    lines = [
+        "| table | pruned before training | own cost, share of training | in the 80 % interval | "
+        "Brier score of the chances |",
+        "|---|---|---|---|---|",
+    ]
+    for table, row in means.iterrows():
+        cells = [f"{row['untrained_share']:.2f}", f"{row['overhead_share']:.4f}"]
+        cells += [f"{row[name]:.2f}" for name in ("coverage", "brier")]
+        lines.append(f"| {table} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tables_text(frame: pd.DataFrame, first: str, second: str) -> str:
+    """Two measures of a few arms, table by table, as Markdown."""
+    means = frame.groupby(["table", "pruner"], sort=False)[[first, second]].mean()
     arms = [name for name in _TABLE_ARMS if name in set(frame["pruner"])]
     lines = ["| table | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
     for table in dict.fromkeys(frame["table"]):
-        cells = [
-            f"{means.loc[(table, a), 'epochs_share']:.3f} / {means.loc[(table, a), 'regret']:.3f}"
-            for a in arms
-        ]
+        pairs = [means.loc[(table, arm)] for arm in arms]
+        cells = [f"{pair[first]:.3f} / {pair[second]:.3f}" for pair in pairs]
         lines.append(f"| {table} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -230,15 +282,26 @@ def report(results: Path) -> str:
     random, proposed = (frame[frame["stream"] == stream] for stream in ("random", "tpe"))
     sections = [
         ("Every arm, configurations in random order", overall_text(random)),
-        ("Share of training / regret, table by table", tables_text(random)),
+        (
+            "Share of training / regret, table by table",
+            tables_text(random, "epochs_share", "regret"),
+        ),
+        (
+            "Validation / test score of the chosen network, table by table",
+            tables_text(random, "best_value", "chosen_test"),
+        ),
+        ("Regret once a share of full training is spent", budgets_text(random)),
+        ("Predictions of AeLLE", predictions_text(random)),
     ]
     if len(proposed):
         title = "Configurations proposed by TPE, or by AeLLESampler over it"
         sections.append((title, overall_text(proposed)))
     note = (
-        "Mean over orders, then over tables; in brackets 95 % by bootstrap over both. "
-        "◆: on the Pareto front of the peers. p: Wilcoxon over tables, Holm's correction, against "
-        "the peers that were named beforehand."
+        "Mean over orders, then over tables; in brackets 95 % by bootstrap over tasks and orders. "
+        "◆: on the Pareto front of the peers. p: Wilcoxon over tables, Holm's correction within a "
+        "column, against the peers that were named beforehand; tables of one task are not "
+        "independent, so p is on the small side. Where TPE proposes, each proposal is moved to "
+        "the nearest recorded configuration that is left, which takes from TPE some of its aim."
     )
     return "\n\n".join(["# Pruners, replayed", note, *(f"## {t}\n\n{x}" for t, x in sections)])
 

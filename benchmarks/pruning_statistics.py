@@ -1,9 +1,10 @@
 """What the replays of `benchmarks.pruning` say, from its results file alone.
 
 Means are taken over the repeats of a table first, then over tables, so that every table counts
-the same. Intervals are bootstrapped over tables, and over repeats within them. Tests pair tables:
-Wilcoxon's signed ranks, corrected by Holm for the peers that are named beforehand (Demšar, JMLR
-7, 2006).
+the same. Intervals are bootstrapped over tasks, whose tables are not independent, and over repeats
+within tables. Tests pair tables: Wilcoxon's signed ranks, corrected by Holm, measure by measure,
+for the peers that are named beforehand (Demšar, JMLR 7, 2006). They take tables of one task for
+independent, so their p is on the small side.
 """
 
 from __future__ import annotations
@@ -36,22 +37,29 @@ def overall(frame: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
     for name, part in frame.groupby("pruner", sort=False):
         row = {}
         for measure in measures:
-            values = part.pivot(index="table", columns="repeat", values=measure).to_numpy(float)
-            row[measure] = float(np.nanmean(np.nanmean(values, axis=1)))
-            draws = _bootstrap(values, rng)
+            values = part.pivot(index="table", columns="repeat", values=measure)
+            tasks = [str(table).rsplit("-", 1)[0] for table in values.index]
+            row[measure] = float(np.nanmean(np.nanmean(values.to_numpy(float), axis=1)))
+            draws = _bootstrap(values.to_numpy(float), tasks, rng)
             row[f"{measure}_low"], row[f"{measure}_high"] = np.nanpercentile(draws, [2.5, 97.5])
         rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _bootstrap(values: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _bootstrap(values: FloatArray, tasks: list[str], rng: np.random.Generator) -> FloatArray:
+    """Means over tables of tasks drawn with replacement, and over repeats drawn within each."""
     n_tables, n_repeats = values.shape
-    tables = rng.integers(n_tables, size=(N_BOOTSTRAP, n_tables, 1))
+    own = [np.flatnonzero(np.array(tasks) == task) for task in dict.fromkeys(tasks)]
+    drawn = rng.integers(len(own), size=(N_BOOTSTRAP, len(own)))
+    # How often each table is in a draw.
+    counts = np.zeros((N_BOOTSTRAP, n_tables))
+    for task, tables in enumerate(own):
+        counts[:, tables] = (drawn == task).sum(axis=1)[:, None]
     repeats = rng.integers(n_repeats, size=(N_BOOTSTRAP, n_tables, n_repeats))
-    drawn = values[tables, repeats]
-    if np.isnan(drawn).any():
-        return np.asarray(np.nanmean(drawn, axis=(1, 2)))
-    return np.asarray(drawn.mean(axis=(1, 2)))
+    sampled = np.take_along_axis(values[None], repeats, axis=2)
+    means = np.nanmean(sampled, axis=2)
+    known = counts * ~np.isnan(means)
+    return np.asarray((known * np.nan_to_num(means)).sum(axis=1) / known.sum(axis=1))
 
 
 def against(frame: pd.DataFrame, ours: str, measure: str, peers: list[str]) -> pd.DataFrame:
@@ -96,3 +104,14 @@ def mean_ranks(frame: pd.DataFrame, measure: str, pruners: list[str]) -> tuple[p
     q = studentized_range.ppf(1.0 - SIGNIFICANCE, n_pruners, np.inf) / np.sqrt(2.0)
     difference = q * np.sqrt(n_pruners * (n_pruners + 1) / (6.0 * n_tables))
     return pd.Series(ranks.mean(axis=0), index=pruners), float(difference)
+
+
+def cliques(ranks: pd.Series, difference: float) -> list[tuple[int, int]]:
+    """First and last place of the groups, in order of rank, that are not told apart."""
+    ordered = np.sort(ranks.to_numpy(float))
+    found: list[tuple[int, int]] = []
+    for first, rank in enumerate(ordered):
+        last = int(np.flatnonzero(ordered <= rank + difference)[-1])
+        if last > first and (not found or last > found[-1][1]):
+            found.append((first, last))
+    return found

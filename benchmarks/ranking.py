@@ -167,15 +167,18 @@ def draw(results: Path, figure: Path) -> None:
             axis.spines[side].set_visible(False)
     for axis in axes.flat[len(tables) :]:
         axis.axis("off")
+    # Nothing stands below the last one of each column.
+    for axis in axes.flat[max(len(tables) - 4, 0) : len(tables)]:
+        axis.tick_params(labelbottom=True)
     handles = [Line2D([], [], color=color, label=name) for name, color in _COLORS.items()]
     handles += [
         Line2D([], [], color="#9e9e9e", ls=style, label=label)
         for style, label in (("-", "all configurations"), (":", "the better half"))
     ]
-    fig.legend(handles=handles, loc="upper center", ncols=7, fontsize=9, frameon=False)
+    fig.legend(handles=handles, loc="upper center", ncols=4, fontsize=9, frameon=False)
     fig.supxlabel("after epoch", fontsize=10)
     fig.supylabel("rank correlation with the final score", fontsize=10)
-    fig.tight_layout(rect=(0.0, 0.0, 1.0, 1.0 - 0.35 / (2.9 * n_rows)))
+    fig.tight_layout(rect=(0.0, 0.0, 1.0, 1.0 - 0.5 / (2.9 * n_rows)))
     fig.savefig(figure, dpi=110, bbox_inches="tight")
     plt.close(fig)
 

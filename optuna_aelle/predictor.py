@@ -22,6 +22,7 @@ import numpy.typing as npt
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import norm
+from sklearn.isotonic import isotonic_regression
 
 from optuna_aelle.evidence import EvidenceRegression
 from optuna_aelle.evidence import fit_evidence
@@ -47,6 +48,8 @@ _LEAST_KNOWN = 0.05
 # A group that explains less than this share of the prediction has not spoken.
 _SPOKE = 0.1
 _STANDARD_ERRORS = 2.0
+# An even grid of probabilities, as standard scores.
+_NORMAL_QUANTILES = norm.ppf((np.arange(40) + 0.5) / 40)
 # Ends so many times as far below the median as the best is above it are all alike.
 _WILD = 10.0
 
@@ -100,6 +103,16 @@ class _Model:
     kernels: list[tuple[str, Kernel]]
     rows: dict[str, FloatArray]
     skill: Skill
+
+
+@dataclass(frozen=True, eq=False)
+class _ValueMap:
+    """Mean and standard deviation of the values that belong to the lessons' standings."""
+
+    standings: FloatArray
+    means: FloatArray
+    stds: FloatArray
+    slope: float
 
 
 class PerformancePredictor:
@@ -156,7 +169,7 @@ class PerformancePredictor:
         self._known = 1.0 - doubts
         if np.ptp(self._standings) == 0.0:
             raise ValueError("Expected trials that differ in their values, got equal ones only.")
-        self._fit_value_map()
+        self._value_map = self._fit_value_map()
         self._encoder = ParameterEncoder(self._lessons)
         self._models: dict[int, _Model] = {}
         self._spectral: dict[tuple[int, int], float] | None = None
@@ -169,6 +182,14 @@ class PerformancePredictor:
         finished = np.array([t.state == TrialState.COMPLETE for t in self._lessons])
         return float(self._standings[finished if finished.any() else slice(None)].max())
 
+    @property
+    def best_value(self) -> float:
+        """The value of the best finished lesson; one that belongs to the best if none has."""
+        values = [t.values[0] for t in self._lessons if t.state == TrialState.COMPLETE]
+        if not values:
+            return float(self.to_value(self.best_standing))
+        return float(max(values, key=lambda value: self._sign * value))
+
     def standing_quantile(self, share: float) -> float:
         """The standing that only ``share`` of the lessons reach."""
         return float(np.quantile(self._standings, 1.0 - share))
@@ -176,21 +197,15 @@ class PerformancePredictor:
     def predict(self, trials: Sequence[FrozenTrial], step: int) -> tuple[FloatArray, FloatArray]:
         """Predict final values from what was known at ``step`` (−1: before training).
 
-        The lessons' own ends, each weighed by how likely the trial is to stand where that lesson
-        stands.
-
         Returns:
             Mean and standard deviation, ``(n,)`` each, in units of the objective.
         """
         mean, std = self.predict_standings(trials, step)
-        at, members = np.unique(self._standings, return_inverse=True)
-        borders = np.concatenate([[-np.inf], (at[1:] + at[:-1]) / 2.0, [np.inf]])
-        below = norm.cdf((borders - mean[:, None]) / std[:, None])
-        weights = np.diff(below, axis=1) / np.bincount(members)
-        weights = weights[:, members]
-        means = weights @ self._end_means
-        squares = (self._end_means - means[:, None]) ** 2 + self._end_stds**2
-        return means, np.sqrt(np.einsum("ij,ij->i", weights, squares))
+        # The standing is uncertain, and so is the value that belongs to it.
+        possible = mean[:, None] + std[:, None] * _NORMAL_QUANTILES
+        values = self.to_value(possible)
+        own = np.interp(possible, self._value_map.standings, self._value_map.stds)
+        return values.mean(axis=1), np.sqrt(values.var(axis=1) + (own**2).mean(axis=1))
 
     def predict_standings(
         self, trials: Sequence[FrozenTrial], step: int
@@ -223,30 +238,34 @@ class PerformancePredictor:
 
     def to_value(self, standing: npt.ArrayLike) -> FloatArray:
         """The final value that belongs to a standing: between lessons, interpolated."""
-        at, values, slope = self._value_map
-        x = np.asarray(standing, dtype=np.float64)
-        inside = np.interp(x, at, values)
-        beyond = np.where(x > at[-1], x - at[-1], np.where(x < at[0], x - at[0], 0.0))
-        return np.asarray(np.clip(inside + slope * beyond, *self._value_range))
+        x, known = np.asarray(standing, dtype=np.float64), self._value_map
+        inside = np.interp(x, known.standings, known.means)
+        beyond = np.maximum(x - known.standings[-1], 0.0) + np.minimum(x - known.standings[0], 0.0)
+        return np.asarray(inside + known.slope * beyond)
 
-    def _fit_value_map(self) -> None:
+    def _fit_value_map(self) -> _ValueMap:
         ends = self._possible_ends()
-        self._end_means = np.array([values.mean() for values in ends])
-        self._end_stds = np.array([values.std() for values in ends])
-        at, first = np.unique(self._standings, return_index=True)
-        values = self._sign * np.maximum.accumulate(self._sign * self._end_means[first])
+        standings, members = np.unique(self._standings, return_inverse=True)
+        shared = [
+            np.concatenate([ends[i] for i in np.flatnonzero(members == place)])
+            for place in range(len(standings))
+        ]
+        means = np.array([values.mean() for values in shared])
+        stds = np.array([values.std() for values in shared])
+        # Ends that are known say more of what belongs to their standing.
+        relative = stds / (float(np.ptp(means)) or 1.0)
+        weights = 1.0 / (relative**2 + max(float(np.median(relative)), 0.03) ** 2)
+        means = isotonic_regression(means, sample_weight=weights, increasing=self._sign > 0.0)
         # Beyond the lessons, go on as in their middle half: ends may be wild.
-        middle_half = float(np.subtract(*np.percentile(values, [75, 25])))
-        slope = self._sign * middle_half / max(float(np.ptp(at)) / 2.0, 0.5)
-        self._value_map = (at, values, slope)
-        margin = np.ptp(self._end_means)
-        self._value_range = (self._end_means.min() - margin, self._end_means.max() + margin)
+        middle_half = float(np.ptp(np.percentile(means, [25, 75])))
+        slope = self._sign * middle_half / max(float(np.ptp(standings)) / 2.0, 0.5)
+        return _ValueMap(standings, means, stds, slope)
 
     def _possible_ends(self) -> list[FloatArray]:
         """The final values that each lesson may have, all as likely; one where it finished.
 
-        What a pruned trial would have come to is not known: as likely as not it would have gained
-        what a finished trial gained from there, or nothing more.
+        What a pruned trial would have come to is not known: two times in three it would have
+        gained what a finished trial gained from there, and else nothing more.
         """
         finished = [t for t in self._lessons if t.state == TrialState.COMPLETE]
         gains: dict[int, FloatArray] = {}
@@ -262,7 +281,7 @@ class PerformancePredictor:
                     for t in finished
                     if np.isfinite(t.intermediate_values.get(steps[-1], np.nan))
                 ]
-                gains[steps[-1]] = np.array([0.0] * max(len(left), 1) + left)
+                gains[steps[-1]] = np.array([*left, *left, *[0.0] * max(len(left), 1)])
             ends.append(trial.intermediate_values[steps[-1]] + gains[steps[-1]])
         # A wild value says "bad" and no more.
         known = np.array([self._sign * values[0] for values in ends])

@@ -52,7 +52,7 @@ from optuna_aelle.records import encode_reason
 from optuna_aelle.records import fit_seconds
 
 # Before training there is no curve to correct a mistake: ask for the top fifth, not for the best.
-_SCREENING_SHARE = 0.2
+SCREENING_SHARE = 0.2
 _RUNG_FLOOR = 1.0 / 3.0
 _FIRST_RUNG = 4
 # Refits wait until there is half as much again to learn from: their cost stays in proportion.
@@ -284,15 +284,16 @@ class AeLLEPruner(BasePruner):
         means, stds = predictor.predict_standings([trial], step)
         mean, std = float(means[0]), float(stds[0])
         if trial.last_step is None:
-            bar = predictor.standing_quantile(_SCREENING_SHARE)
+            bar = predictor.standing_quantile(SCREENING_SHARE)
+            bar_value = float(predictor.to_value(bar))
         else:
-            bar = predictor.best_standing
+            bar, bar_value = predictor.best_standing, predictor.best_value
         chance = float(norm.sf((bar - mean) / std))
         values, value_stds = predictor.predict([trial], step)
         prediction = Prediction(
             mean=float(values[0]),
             std=float(value_stds[0]),
-            bar=float(predictor.to_value(bar)),
+            bar=bar_value,
             features=predictor.spoken_features(step),
             chance=chance,
         )

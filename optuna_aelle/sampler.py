@@ -52,7 +52,10 @@ class AeLLESampler(BaseSampler):
 
     Attributes:
         overhead_seconds: What further candidates, spectra and fits have cost in this process.
+        reads: What `replay` must give and charge it for: the spectra of the trials.
     """
+
+    reads = frozenset({"spectra"})
 
     def __init__(
         self,

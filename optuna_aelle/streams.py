@@ -77,7 +77,7 @@ class RecordedStream(BaseSampler):
             self._current = self._left.pop(0)
             return
         self._proposer.before_trial(study, trial)
-        params = _propose(self._proposer, study, trial, self._neighbors.space)
+        params = propose(self._proposer, study, trial, self._neighbors)
         self._current = self._neighbors.nearest(params, self._left)
         self._left.remove(self._current)
 
@@ -96,18 +96,28 @@ class Neighbors:
     """Recorded trials by how close their parameters are to others.
 
     Attributes:
+        recorded: They.
         space: The last distribution of each parameter.
     """
 
     def __init__(self, recorded: Sequence[FrozenTrial]) -> None:
+        self.recorded = recorded
         self.space: dict[str, BaseDistribution] = {}
         for trial in recorded:
             self.space |= trial.distributions
         self._encoder = ParameterEncoder(recorded)
         self._positions = self._encoder.encode(recorded)
+        self._indices = {_key(trial.params): i for i, trial in enumerate(recorded)}
+
+    def find(self, params: dict[str, Any]) -> int | None:
+        """The index of the trial with exactly these parameters, None if there is none."""
+        return self._indices.get(_key(params))
 
     def nearest(self, params: dict[str, Any], among: Sequence[int] | None = None) -> int:
         """The index of the closest of all, or of those ``among``."""
+        exactly = self.find(params)
+        if exactly is not None and (among is None or exactly in among):
+            return exactly
         # Ranges may differ from trial to trial, so nothing is checked here.
         there = FrozenTrial(
             number=0,
@@ -122,17 +132,24 @@ class Neighbors:
             system_attrs={},
             intermediate_values={},
         )
-        indices = list(range(len(self._positions)) if among is None else among)
+        indices = list(range(len(self.recorded)) if among is None else among)
         away = self._positions[indices] - self._encoder.encode([there])
         return indices[int(np.argmin((away**2).sum(axis=1)))]
 
 
-def _propose(
-    proposer: BaseSampler, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
+def _key(params: dict[str, Any]) -> str:
+    return repr(sorted(params.items()))
+
+
+def propose(
+    proposer: BaseSampler, study: Study, trial: FrozenTrial, neighbors: Neighbors
 ) -> dict[str, Any]:
+    """What a sampler would suggest to a trial that asks for every parameter of the space."""
     relative = proposer.infer_relative_search_space(study, trial)
     params = proposer.sample_relative(study, trial, relative)
-    for name, distribution in space.items():
+    if neighbors.find(params) is not None:
+        return params
+    for name, distribution in neighbors.space.items():
         if name not in params:
             params[name] = proposer.sample_independent(study, trial, name, distribution)
     return params

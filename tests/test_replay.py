@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from optuna.pruners import HyperbandPruner
 from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
 from optuna.pruners import SuccessiveHalvingPruner
+from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
@@ -21,9 +23,10 @@ from optuna.trial import create_trial
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import RecordedTrials
+from optuna_aelle import decode_spectra
 from optuna_aelle import encode_spectrum
 from optuna_aelle import replay
-from optuna_aelle.replays import measure_outcome
+from optuna_aelle.outcomes import measure_outcome
 from optuna_aelle.replays import replay_study
 from tests.conftest import run_synthetic
 from tests.conftest import synthetic_spectrum
@@ -149,6 +152,8 @@ def test_spectra_help_and_shuffled_spectra_do_not() -> None:
     "make_pruner",
     [
         lambda: AeLLEPruner(calibration_interval=10),
+        # Prunes some before they train.
+        lambda: AeLLEPruner(NopPruner(), risk=0.4),
         MedianPruner,
         lambda: HyperbandPruner(min_resource=1, max_resource=20, reduction_factor=3),
     ],
@@ -159,6 +164,8 @@ def test_a_live_study_is_repeated_trial_by_trial(make_pruner: Callable[[], BaseP
     assert len(set(spent)) > 2
     recorded = RecordedTrials.from_study(study)
     untrained = [t.number for t in study.trials if not t.intermediate_values]
+    if isinstance(study.pruner, AeLLEPruner) and study.pruner._risk > 0.3:
+        assert len(untrained) > 2
     order = list(range(len(recorded)))
     replayed = replay_study(recorded, make_pruner(), order, keep_numbers=True)
     assert replayed.cut == 0
@@ -241,6 +248,71 @@ def test_costs_count_in_epochs() -> None:
     # 0.02 s of 0.1 s an epoch, once in ten epochs.
     assert 0.02 <= frame["overhead_share"][0] < 0.04
     assert frame["epochs_share"][0] == pytest.approx(1.0 + frame["overhead_share"][0])
+
+
+def test_seconds_count_the_size_of_networks() -> None:
+    class First(NopPruner):
+        def prune(self, study: Study, trial: FrozenTrial) -> bool:
+            return trial.number > 0 and trial.last_step is not None
+
+    table = made_table(3)
+    # The first takes as long as the two others together, which stop after one epoch of ten.
+    table = dataclasses.replace(table, step_seconds=np.array([200.0, 100.0, 100.0]))
+    row = replay(table, {"first": First}, order="recorded")
+    assert row["seconds_share"][0] == pytest.approx(0.5 + 0.05, abs=1e-3)
+    assert row["epochs_share"][0] == pytest.approx(12 / 30, abs=1e-3)
+
+
+def test_a_sampler_that_reads_spectra_gets_and_pays_for_them() -> None:
+    class Reader(RandomSampler):
+        reads = frozenset({"spectra"})
+        overhead_seconds = 0.0
+
+        def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+            self.overhead_seconds += 1.0
+
+    table = made_table(8)
+    replayed = replay_study(table, NopPruner(), range(8), proposer=Reader(seed=0))
+    assert all(-1 in decode_spectra(trial) for trial in replayed.study.trials)
+    # A second each, and a spectrum of 0.01 s.
+    assert replayed.overhead_seconds == pytest.approx(8 * 1.01, abs=0.05)
+    plain = replay_study(table, NopPruner(), range(8), proposer=RandomSampler(seed=0))
+    assert not any(decode_spectra(trial) for trial in plain.study.trials)
+
+
+def test_a_pruner_sees_nothing_of_what_is_to_come() -> None:
+    class Watcher(NopPruner):
+        reads = frozenset({"spectra", "train_loss"})
+
+        def prune(self, study: Study, trial: FrozenTrial) -> bool:
+            now = -1 if trial.last_step is None else trial.last_step
+            known = [*decode_spectra(trial), *trial.intermediate_values]
+            known += [int(k.split(":")[1]) for k in trial.user_attrs if k.startswith("train_")]
+            assert max(known) <= now
+            others = study.get_trials(deepcopy=False)
+            assert all(t.state.is_finished() or t.number == trial.number for t in others)
+            assert len(others) == trial.number + 1
+            seen.append(now)
+            return False
+
+    seen: list[int] = []
+    table = made_table(4)
+    trials = []
+    for trial in table.trials:
+        late = encode_spectrum(np.linspace(-1.0, 0.0, 32), 5, seconds=0.01)
+        trials.append(
+            create_trial(
+                value=trial.value,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=trial.intermediate_values,
+                user_attrs=trial.user_attrs | late,
+            )
+        )
+    losses = np.ones((4, N_STEPS))
+    table = dataclasses.replace(table, trials=tuple(trials), curves={"train_loss": losses})
+    replay_study(table, Watcher(), range(4))
+    assert seen == [*range(-1, N_STEPS)] * 4
 
 
 def test_spectra_are_charged_to_those_who_read_them() -> None:

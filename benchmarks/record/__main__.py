@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.environment import describe_environment
 from benchmarks.record.networks import shape_of
 from benchmarks.record.spaces import draw_params
 from benchmarks.record.table import TABLES
@@ -70,7 +71,8 @@ def record(
     folder.mkdir(parents=True, exist_ok=True)
     table = f"{task.name}-{cell}"
     stacks = plan(table, n_configs)
-    missing = [s for s in stacks[part[0] :: part[1]] if not _path(folder, s).exists()]
+    paths = {s[0]: _path(folder, s, n_epochs, task.data_version) for s in stacks}
+    missing = [s for s in stacks[part[0] :: part[1]] if not paths[s[0]].exists()]
     n_left = n_epochs * sum(map(len, missing))
     with tqdm(disable=not missing, total=n_left, desc=table, unit="epoch", smoothing=0.02) as bar:
         for members in missing:
@@ -86,9 +88,10 @@ def record(
             )
             # Whole or not at all: a run may be stopped at any moment.
             unfinished = folder / f"unfinished-{os.getpid()}.npz"
-            np.savez_compressed(unfinished, members=members, **vars(result))
-            unfinished.rename(_path(folder, members))
-    files = [_path(folder, s) for s in stacks]
+            commit = str(describe_environment()["commit"])
+            np.savez_compressed(unfinished, members=members, commit=commit, **vars(result))
+            unfinished.rename(paths[members[0]])
+    files = list(paths.values())
     if not all(file.exists() for file in files):
         return
     params = [draw_params(cell, configuration_seed(table, i)) for i in range(n_configs)]
@@ -98,8 +101,9 @@ def record(
     whole.rename(tables / f"{table}.npz")
 
 
-def _path(folder: Path, members: Sequence[int]) -> Path:
-    return folder / f"{members[0]:04d}-{len(members)}.npz"
+def _path(folder: Path, members: Sequence[int], n_epochs: int, data_version: str) -> Path:
+    """Where a stack is kept: another name for another training, so that nothing is mixed."""
+    return folder / f"{members[0]:04d}-{len(members)}-{n_epochs}-{data_version}.npz"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

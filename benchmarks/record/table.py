@@ -36,11 +36,13 @@ def assemble(
     space = search_space(cell)
     n = len(params)
     arrays: dict[str, np.ndarray] = {}
+    commits: set[str] = set()
     for path in stacks:
         with np.load(path, allow_pickle=False) as file:
             members = file["members"]
+            commits.add(str(file["commit"]))
             for name in file.files:
-                if name == "members":
+                if name in ("members", "commit"):
                     continue
                 part = file[name]
                 whole = arrays.setdefault(name, np.full((n, *part.shape[1:]), np.nan))
@@ -85,6 +87,7 @@ def assemble(
             "recorded": datetime.date.today().isoformat(),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
+            "trained_at_commits": sorted(commits),
             "environment": describe_environment(),
         },
     )

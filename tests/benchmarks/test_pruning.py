@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -26,10 +27,8 @@ from benchmarks.arms import resuming_arms
 from benchmarks.peers import CurveRegressionPruner
 from benchmarks.peers import LossSumPruner
 from benchmarks.peers import TopK
-from benchmarks.pruning_figure import draw_all
-from benchmarks.pruning_figure import overall_text
-from benchmarks.pruning_figure import tables_text
 from benchmarks.pruning_statistics import against
+from benchmarks.pruning_statistics import cliques
 from benchmarks.pruning_statistics import holm
 from benchmarks.pruning_statistics import load
 from benchmarks.pruning_statistics import mean_ranks
@@ -150,12 +149,13 @@ def made_frame() -> pd.DataFrame:
                 rows.append(
                     {
                         "stream": "random",
-                        "table": f"t{table}",
+                        "table": f"t{table}-rnn",
                         "pruner": pruner,
                         "repeat": repeat,
                         "epochs_share": share + noise[0],
                         "regret": regret + noise[1],
                         "best_kept": regret == 0.0,
+                        "seconds_share": share,
                         "regret_at_20": regret,
                     }
                 )
@@ -177,6 +177,25 @@ def test_statistics_find_what_is_there() -> None:
     assert difference == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 8)), rel=1e-3)
 
 
+def test_tables_of_one_task_do_not_make_it_surer() -> None:
+    alone = made_frame()
+    alone["regret"] += alone["table"].str[1].astype(int) / 100.0
+    twice = alone.assign(table=alone["table"].str.replace("rnn", "gru"))
+    widths = []
+    for frame in (alone, pd.concat([alone, twice])):
+        row = overall(frame, ["regret"]).loc[OURS]
+        widths.append(row["regret_high"] - row["regret_low"])
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
+
+
+def test_cliques_by_hand() -> None:
+    ranks = pd.Series([1.0, 3.5, 2.0, 6.0], index=list("abcd"))
+    # In order 1, 2, 3.5, 6: the first two, and the middle two, are within 1.6 of each other.
+    assert cliques(ranks, 1.6) == [(0, 1), (1, 2)]
+    assert cliques(ranks, 2.5) == [(0, 2), (2, 3)]
+    assert cliques(ranks, 0.5) == []
+
+
 @pytest.mark.slow
 def test_the_command_writes_results_and_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -186,18 +205,21 @@ def test_the_command_writes_results_and_figures(
     monkeypatch.setattr(pruning, "TABLES", tmp_path)
     monkeypatch.setattr(pruning, "N_TRIALS", 12)
     monkeypatch.setattr(pruning, "REPORT_TABLES", ("made",))
-    pruning.main(f"--repeats 2 --tpe-repeats 1 --chunk 1 --workers 2 --output {tmp_path}".split())
+    monkeypatch.setattr(pruning, "N_REPEATS", 2)
+    pruning.main(f"--tpe-repeats 1 --chunk 1 --workers 2 --output {tmp_path}".split())
     frame = load(tmp_path / "pruning.json")
     assert set(frame["stream"]) == {"random", "tpe"}
     random = frame[frame["stream"] == "random"]
     expected = {*optuna_arms(10), *peer_arms(), *our_arms(), *resuming_arms()}
     assert set(random["pruner"]) == expected
     assert random.groupby("pruner")["repeat"].nunique().eq(2).all()
-    draw_all(tmp_path / "pruning.json", tmp_path)
     for name in ("pruning.png", "pruning_tables.png", "pruning_ranks.png"):
         assert (tmp_path / name).stat().st_size > 10_000
-    assert OURS in overall_text(random)
-    assert "made" in tables_text(random)
+    page = (tmp_path / "pruning.md").read_text()
+    proposed = page.split("## Configurations proposed by TPE")[1]
+    assert "| AeLLE sampler + AeLLE |" in proposed
+    assert "none ◆" not in page
+    assert "| made |" in page
     assert SHUFFLED in capsys.readouterr().out
     assert json.loads((tmp_path / "pruning.json").read_text())["environment"]["commit"]
 
@@ -226,19 +248,38 @@ def test_the_ranking_finds_what_the_spectrum_knows(
     assert "| made (" in capsys.readouterr().out
 
 
-def test_the_sampler_pays_for_every_spectrum_it_reads() -> None:
+def test_the_sampler_ranks_what_is_then_trained_and_pays_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recorded = RecordedTrials.load(TABLES / "digits-mixed.npz")
-    frame = replay(
-        recorded,
-        {"none": optuna.pruners.NopPruner},
-        n_trials=40,
-        n_repeats=1,
-        sampler=partial(aelle_sampler, recorded),
-    )
-    # Four candidates a trial once there is skill, and never more.
+    free = dataclasses.replace(recorded, step_seconds=np.full(len(recorded), np.nan))
+    sampler = aelle_sampler(free, 0)
+    ranked: list[str] = []
+    spectrum_fn = sampler._spectrum_fn
+
+    def watch(params: dict[str, Any]) -> Any:
+        ranked.append(repr(sorted(params.items())))
+        return spectrum_fn(params)
+
+    monkeypatch.setattr(sampler, "_spectrum_fn", watch)
+    pruner = optuna.pruners.NopPruner()
+    order = range(len(recorded))
+    replayed = replay_study(recorded, pruner, order, n_trials=40, proposer=sampler)
+    trained = [repr(sorted(trial.params.items())) for trial in replayed.study.trials]
+    # Four candidates, all different, none of them trained before, for all but the first trials.
+    assert len(ranked) % 4 == 0
+    assert len(ranked) > 40
+    first = 40 - len(ranked) // 4
+    for place, chosen in enumerate(trained[first:]):
+        candidates = ranked[4 * place : 4 * place + 4]
+        assert len(set(candidates)) == 4
+        assert chosen in candidates
+        assert not set(candidates) & set(trained[: first + place])
     seconds = [spectrum_payloads(trial)[-1]["seconds"] for trial in recorded.trials]
-    one = float(np.mean(seconds)) / float(np.nanmean(recorded.step_seconds)) / 27.0
-    assert 0.5 * one < frame["overhead_share"][0] < 4.0 * one + 0.02
+    keys = [repr(sorted(trial.params.items())) for trial in recorded.trials]
+    charged = sum(seconds[keys.index(key)] for key in ranked)
+    reported = sum(seconds[index] for index in replayed.indices)
+    assert replayed.overhead_seconds > charged + reported
 
 
 @pytest.mark.parametrize("name", DEVELOPMENT_TABLES[:3])
@@ -246,4 +287,4 @@ def test_intervals_cover_the_recorded_ends(name: str) -> None:
     # Nominally .8, for networks that the pruner itself kept from being seen to the end.
     recorded = RecordedTrials.load(TABLES / f"{name}.npz")
     frame = replay(recorded, {OURS: our_arms()[OURS]}, n_trials=60, n_repeats=3)
-    assert 0.65 <= frame["coverage"].mean() <= 0.98
+    assert 0.65 <= frame["coverage"].mean() <= 0.97

@@ -193,12 +193,20 @@ def test_a_table_is_recorded_in_parts_resumed_and_read(tmp_path: Path) -> None:
     assert first == [path.stat().st_mtime_ns for path in stacks]
     assert len(table) == 12
     assert table.metadata["data_version"] == TASKS["recall"]().data_version
+    assert len(table.metadata["trained_at_commits"]) == 1
     seed = configuration_seed("recall-rnn", 3)
     params = draw_params("rnn", seed)
     assert table.trials[3].params == params
     alone = train_stack(Recall(), "rnn", [params], [seed], n_epochs=2, device=CPU)
     values = list(table.trials[3].intermediate_values.values())
     np.testing.assert_allclose(values, alone.validation[0], rtol=1e-3)
+
+
+def test_a_longer_recording_does_not_take_up_a_shorter_one(tmp_path: Path) -> None:
+    places = f"--cache {tmp_path / 'cache'} --tables-folder {tmp_path}"
+    for n_epochs in (1, 2):
+        main(f"--task recall --cell rnn --configs 3 --epochs {n_epochs} {places}".split())
+        assert len(RecordedTrials.load(tmp_path / "recall-rnn.npz").steps) == n_epochs
 
 
 def test_recorded_spectra_are_those_of_the_modules() -> None:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
@@ -52,6 +53,7 @@ def test_a_table_is_graded_and_not_decided_by_the_learning_rate(name: str) -> No
     rates = [trial.params["learning_rate"] for trial in table.trials]
     decades = 1.0 if name.endswith("-mixed") else 2.0
     assert math.log10(max(rates) / min(rates)) <= decades + 1e-9
+    assert abs(spearmanr(rates, finals).statistic) < 0.7
     sizes = [trial.params["hidden_size"] for trial in table.trials]
     assert min(sizes) >= 16
     assert max(sizes) <= 128
