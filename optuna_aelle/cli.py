@@ -35,17 +35,20 @@ if TYPE_CHECKING:
 _SHOWN = ("epochs_share", "regret", "best_kept", "best_value", "overhead_share")
 
 
-def default_pruners(spacing: int, last_step: int) -> dict[str, Callable[[], BasePruner]]:
+def default_pruners(
+    first_step: int, spacing: int, last_step: int
+) -> dict[str, Callable[[], BasePruner]]:
     """What a study is replayed under: no pruner, Optuna's with their usual settings, and ours.
 
     Args:
+        first_step: The step of a trial's first report.
         spacing: Steps from one report to the next.
-        last_step: The last step of a trial.
+        last_step: That of its last one.
     """
     return {
         "none": NopPruner,
         "Median": MedianPruner,
-        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=5 * spacing),
+        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=first_step + 5 * spacing),
         "Percentile 25": partial(PercentilePruner, 25.0),
         "SHA η=2": partial(SuccessiveHalvingPruner, min_resource=spacing, reduction_factor=2),
         "SHA η=4": partial(SuccessiveHalvingPruner, min_resource=spacing, reduction_factor=4),
@@ -78,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
     if options.save is not None:
         recorded.save(options.save)
-    pruners = default_pruners(report_spacing(recorded.trials), recorded.steps[-1])
+    steps = recorded.steps
+    pruners = default_pruners(steps[0], report_spacing(recorded.trials), steps[-1])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AeLLEWarning)
         frame = replay(
