@@ -220,7 +220,8 @@ class LinearRegressor:
         # The penalty, too, is chosen across networks, not across epochs of one.
         best = np.inf
         for penalty in _PENALTIES:
-            model = self._pipeline(penalty)
+            # A fold leaves out up to half of the networks.
+            model = self._pipeline(penalty, int(known.sum()) // 2)
             held_out = cross_val_predict(
                 model,
                 rows[known],
@@ -236,10 +237,10 @@ class LinearRegressor:
         self.out_of_fold_prediction_[known] = chosen
         return self
 
-    def _pipeline(self, penalty: float) -> Pipeline:
+    def _pipeline(self, penalty: float, most: int) -> Pipeline:
         steps = [FunctionTransformer(_squash), StandardScaler()]
         if self._n_components is not None:
-            steps.append(PCA(self._n_components))
+            steps.append(PCA(min(self._n_components, most)))
         return make_pipeline(*steps, Ridge(penalty))
 
     def predict(self, X: npt.ArrayLike) -> FloatArray:

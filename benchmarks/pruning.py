@@ -56,6 +56,7 @@ from optuna_aelle.replays import replay
 
 N_TRIALS = 60
 N_REPEATS = 30
+N_TPE_REPEATS = 10
 # Before training and after these epochs, as in `studies`: spectra change fast at first, and each
 # costs a part of an epoch.
 SPECTRUM_EPOCHS = (-1, 3, 8, 21)
@@ -185,13 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": " ".join(["python -m benchmarks.pruning", *given]),
         "environment": describe_environment(),
         "n_trials": N_TRIALS,
-        "n_repeats": options.chunk * math.ceil(options.repeats / options.chunk),
+        "n_repeats": frame.groupby("stream")["repeat"].nunique().to_dict(),
         "development": options.development,
         "runs": _columns(frame),
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    usual = (options.repeats, options.streams) == (N_REPEATS, ["random", "tpe"])
-    whole = usual and not (options.quick or options.tables or options.arms)
+    settings = (options.repeats, options.tpe_repeats, options.streams)
+    usual = settings == (N_REPEATS, N_TPE_REPEATS, ["random", "tpe"])
+    whole = usual and not (options.quick or options.tables or options.arms or missing)
     name = "pruning_development" if options.development else "pruning"
     path = options.output / f"{name if whole else 'pruning_partial'}.json"
     path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
@@ -234,7 +236,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", help="names; by default all")
     parser.add_argument("--streams", nargs="+", default=["random", "tpe"])
     parser.add_argument("--repeats", type=int, default=N_REPEATS)
-    parser.add_argument("--tpe-repeats", type=int, default=10)
+    parser.add_argument("--tpe-repeats", type=int, default=N_TPE_REPEATS)
     parser.add_argument("--chunk", type=int, default=5, help="repeats of one process at a time")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="few arms and repeats")

@@ -301,7 +301,8 @@ def report(results: Path) -> str:
         "◆: on the Pareto front of the peers. p: Wilcoxon over tables, Holm's correction within a "
         "column, against the peers that were named beforehand; tables of one task are not "
         "independent, so p is on the small side. Where TPE proposes, each proposal is moved to "
-        "the nearest recorded configuration that is left, which takes from TPE some of its aim."
+        "the nearest recorded configuration that is left, which takes from TPE some of its aim, "
+        "and regret counts from the best of the whole table, not of the 60 that were tried."
     )
     return "\n\n".join(["# Pruners, replayed", note, *(f"## {t}\n\n{x}" for t, x in sections)])
 

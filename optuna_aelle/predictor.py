@@ -154,12 +154,14 @@ class PerformancePredictor:
         self._lock = threading.RLock()
 
     def fit(self, trials: Sequence[FrozenTrial]) -> PerformancePredictor:
-        """Learn from the trials that have ended, at most 300; others are passed over.
+        """Learn from the trials that have ended; others are passed over.
+
+        Of more than 300, from the best, then the last that finished, then the last pruned.
 
         Raises:
             ValueError: Fewer than 4 trials have ended with a value, or all with the same one.
         """
-        self._lessons = _latest([trial for trial in trials if is_lesson(trial)])
+        self._lessons = _latest([trial for trial in trials if is_lesson(trial)], self._sign)
         if len(self._lessons) < MIN_LESSONS:
             raise ValueError(
                 f"Expected at least {MIN_LESSONS} trials that finished or were pruned with a "
@@ -269,9 +271,11 @@ class PerformancePredictor:
         """
         finished = [t for t in self._lessons if t.state == TrialState.COMPLETE]
         gains: dict[int, FloatArray] = {}
+        seen: list[float] = []
         ends = []
         for trial in self._lessons:
             if trial.state == TrialState.COMPLETE:
+                seen.append(trial.values[0])
                 ends.append(np.array([trial.values[0]]))
                 continue
             steps = [s for s, v in sorted(trial.intermediate_values.items()) if np.isfinite(v)]
@@ -282,9 +286,10 @@ class PerformancePredictor:
                     if np.isfinite(t.intermediate_values.get(steps[-1], np.nan))
                 ]
                 gains[steps[-1]] = np.array([*left, *left, *[0.0] * max(len(left), 1)])
-            ends.append(trial.intermediate_values[steps[-1]] + gains[steps[-1]])
-        # A wild value says "bad" and no more.
-        known = np.array([self._sign * values[0] for values in ends])
+            seen.append(trial.intermediate_values[steps[-1]])
+            ends.append(seen[-1] + gains[steps[-1]])
+        # A wild value says "bad" and no more. How far values reach, those tell that were seen.
+        known = self._sign * np.array(seen)
         reach = known.max() - np.median(known) or np.ptp(known)
         low, high = np.median(known) - _WILD * reach, known.max() + reach
         return [self._sign * np.clip(self._sign * values, low, high) for values in ends]
@@ -414,12 +419,17 @@ def _aelle(random_state: int) -> SpectrumRegressor:
     return AeLLERegressor(random_state=random_state)
 
 
-def _latest(lessons: list[FrozenTrial]) -> list[FrozenTrial]:
-    """At most `_MAX_LESSONS` of them: finished ones first, then the last that were pruned."""
-    finished = [t for t in lessons if t.state == TrialState.COMPLETE][-_MAX_LESSONS:]
-    n_pruned = _MAX_LESSONS - len(finished)
+def _latest(lessons: list[FrozenTrial], sign: float) -> list[FrozenTrial]:
+    """At most `_MAX_LESSONS`: the best, then finished ones, then the last that were pruned."""
+    finished = [t for t in lessons if t.state == TrialState.COMPLETE]
+    best = sorted(finished, key=lambda t: sign * t.values[0])[-1:]
     pruned = [t for t in lessons if t.state != TrialState.COMPLETE]
-    kept = {id(t) for t in [*finished, *pruned[max(len(pruned) - n_pruned, 0) :]]}
+    preferred = [*best, *reversed(finished), *reversed(pruned)]
+    kept: set[int] = set()
+    for trial in preferred:
+        if len(kept) == _MAX_LESSONS:
+            break
+        kept.add(id(trial))
     return [t for t in lessons if id(t) in kept]
 
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 import optuna_aelle as aelle
+from optuna_aelle.records import decode_reason
 from optuna_aelle.records import fit_seconds
 from optuna_aelle.records import spectrum_seconds
 from studies.training import Task
@@ -210,6 +211,7 @@ def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: flo
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     pruned = [t for t in trials if t.state == TrialState.PRUNED]
     untrained = sum(t.last_step is None for t in pruned)
+    predicted = sum("predicted" in (decode_reason(t) or "") for t in pruned)
     spent = sum(len(t.intermediate_values) for t in trials)
     full = n_epochs * len(trials)
     training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in trials)
@@ -221,7 +223,8 @@ def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: flo
         params = ", ".join(f"{k}={_short(v)}" for k, v in best.params.items())
         lines += [f"  best {task.metric}  {best.value:.4g}  (trial {best.number}: {params})"]
     lines += [
-        f"  pruned            {len(pruned)} trials, {untrained} of them before their first epoch",
+        f"  pruned            {len(pruned)} trials, {untrained} of them before their first epoch, "
+        f"{predicted} by predictions",
         f"  epochs            {spent} of the {full} of an unpruned study "
         f"({spent / max(full, 1):.0%})",
         f"  training          {training:.1f} s",

@@ -202,6 +202,28 @@ def test_wild_values_do_not_throw_predictions_off() -> None:
     assert spearmanr(mean, [t.value for t in new]).statistic > 0.7
 
 
+def test_one_wild_start_does_not_spoil_what_pruned_trials_may_come_to() -> None:
+    trials = made_trials(40)
+    first = next(t for t in trials if t.state == TrialState.COMPLETE)
+    trials = [first, *(t for t in trials if t is not first)]
+    honest = PerformancePredictor().fit(trials)
+    for step in list(first.intermediate_values)[:-1]:
+        first.intermediate_values[step] = 1e4
+    spoiled = PerformancePredictor().fit(trials)
+    queries = made_trials(10, seed=9)
+    wrong = np.abs(spoiled.predict(queries, -1)[0] - honest.predict(queries, -1)[0])
+    assert wrong.max() < 1.0
+    assert abs(spoiled.to_value(spoiled.best_standing) - spoiled.best_value) < 0.5
+
+
+def test_the_best_lesson_is_never_forgotten() -> None:
+    trials = [trial(1.0 + 0.001 * i, {0: 1.0 + 0.001 * i}) for i in range(320)]
+    trials[3].values = [0.01]
+    predictor = PerformancePredictor().fit(trials)
+    assert predictor.best_value == 0.01
+    assert len(predictor._lessons) == 300
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

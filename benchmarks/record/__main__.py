@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.environment import describe_environment
+from benchmarks.record.networks import N_GATES
 from benchmarks.record.networks import shape_of
 from benchmarks.record.spaces import draw_params
 from benchmarks.record.table import TABLES
@@ -35,6 +36,7 @@ from benchmarks.record.training import train_stack
 
 CACHE = Path("cache/record")
 MAX_STACK = 16
+CELLS = (*N_GATES, "mixed")
 
 
 def configuration_seed(table: str, index: int) -> int:
@@ -142,6 +144,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.task:
         options.tables.append(f"{options.task}-{options.cell}")
+    if not (options.tables or options.all):
+        parser.error("name a table: --task and --cell, --tables, or --all")
+    for name in options.tables:
+        task, _, cell = name.rpartition("-")
+        if task not in TASKS or cell not in CELLS:
+            kinds = f"{', '.join(sorted(TASKS))} and {', '.join(CELLS)}"
+            parser.error(f"expected task-cell out of {kinds}, but got {name}")
     return options
 
 

@@ -356,7 +356,12 @@ def _project(latent: FloatArray, random_state: int) -> tuple[FloatArray, str]:
         except ImportError:
             pass
         else:
-            reducer = UMAP(init="pca", random_state=random_state, n_jobs=1)
+            reducer = UMAP(
+                n_neighbors=min(15, len(latent) - 1),
+                init="pca",
+                random_state=random_state,
+                n_jobs=1,
+            )
             with _umap_lock:
                 return np.asarray(reducer.fit_transform(latent), dtype=np.float64), "UMAP"
     left, size, _ = np.linalg.svd(latent - latent.mean(axis=0), full_matrices=False)

@@ -130,6 +130,15 @@ def test_ridge_leaves_out_of_fold_predictions_of_what_is_known() -> None:
     assert 0.8 < seen < 0.9999
 
 
+def test_components_of_few_networks() -> None:
+    rng = np.random.default_rng(0)
+    rows, targets = rng.normal(size=(6, 32)), rng.normal(size=6)
+    fitted = LinearRegressor(8, 0).fit(
+        rows, targets, groups=np.arange(6), score_weights=np.ones(6)
+    )
+    assert np.isfinite(fitted.predict(rows)).all()
+
+
 def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
 
@@ -206,7 +215,8 @@ def test_the_command_writes_results_and_figures(
     monkeypatch.setattr(pruning, "N_TRIALS", 12)
     monkeypatch.setattr(pruning, "REPORT_TABLES", ("made",))
     monkeypatch.setattr(pruning, "N_REPEATS", 2)
-    pruning.main(f"--tpe-repeats 1 --chunk 1 --workers 2 --output {tmp_path}".split())
+    monkeypatch.setattr(pruning, "N_TPE_REPEATS", 1)
+    pruning.main(f"--chunk 1 --workers 2 --output {tmp_path}".split())
     frame = load(tmp_path / "pruning.json")
     assert set(frame["stream"]) == {"random", "tpe"}
     random = frame[frame["stream"] == "random"]

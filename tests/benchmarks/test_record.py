@@ -209,6 +209,13 @@ def test_a_longer_recording_does_not_take_up_a_shorter_one(tmp_path: Path) -> No
         assert len(RecordedTrials.load(tmp_path / "recall-rnn.npz").steps) == n_epochs
 
 
+@pytest.mark.parametrize("arguments", ["", "--task recall", "--tables recall-x", "--tables x-rnn"])
+def test_what_to_record_must_be_named(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments.split())
+    assert "expected task-cell" in capsys.readouterr().err or not arguments
+
+
 def test_recorded_spectra_are_those_of_the_modules() -> None:
     task = Recall()
     params = configurations("mixed", ("gru", 16, 2), 2)
