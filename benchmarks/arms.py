@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,11 +15,9 @@ from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
 from optuna.pruners import PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler
 from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from optuna.trial import TrialState
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
@@ -37,6 +34,7 @@ from benchmarks.peers import TopK
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLESampler
 from optuna_aelle import RecordedTrials
+from optuna_aelle._wrapping import WrappingSampler
 from optuna_aelle.records import UNTRAINED_STEP
 from optuna_aelle.records import decode_spectra
 from optuna_aelle.records import spectrum_payloads
@@ -143,19 +141,19 @@ def aelle_sampler(recorded: RecordedTrials, seed: int) -> AeLLESampler:
     return sampler
 
 
-class _UntriedSampler(BaseSampler):
+class _UntriedSampler(WrappingSampler):
     """TPE, whose every proposal is moved to the nearest recorded configuration not tried yet.
 
     Proposals for one trial are of different configurations.
     """
 
     def __init__(self, neighbors: Neighbors, seed: int) -> None:
+        super().__init__(tpe_sampler(seed))
         self._neighbors = neighbors
-        self._base = tpe_sampler(seed)
         self._proposed: set[int] = set()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._base.before_trial(study, trial)
+        super().before_trial(study, trial)
         tried = (self._neighbors.find(t.params) for t in study.get_trials(deepcopy=False))
         self._proposed = {index for index in tried if index is not None}
 
@@ -172,24 +170,6 @@ class _UntriedSampler(BaseSampler):
         index = self._neighbors.nearest(params, left)
         self._proposed.add(index)
         return dict(self._neighbors.recorded[index].params)
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._base.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self._base.after_trial(study, trial, state, values)
 
 
 class LinearRegressor:

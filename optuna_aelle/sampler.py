@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle._wrapping import WrappingSampler
 from optuna_aelle.predictor import MIN_LESSONS
 from optuna_aelle.predictor import PerformancePredictor
 from optuna_aelle.pruner import PredictorCache
@@ -30,7 +31,7 @@ from optuna_aelle.records import encode_spectrum
 SpectrumFunction = Callable[[dict[str, Any]], Any]
 
 
-class AeLLESampler(BaseSampler):
+class AeLLESampler(WrappingSampler):
     """Wrap a sampler, and of the configurations that it draws suggest the most promising one.
 
     A configuration is ranked by its predicted final value, from its hyperparameters and the
@@ -77,13 +78,10 @@ class AeLLESampler(BaseSampler):
                 f"n_startup_trials must be at least {MIN_LESSONS}, but got {n_startup_trials}."
             )
         self._spectrum_fn = spectrum_fn
-        self._base = base_sampler or _default_sampler(seed)
+        super().__init__(base_sampler or _default_sampler(seed))
         self._n_candidates = n_candidates
         self._cache = PredictorCache(("params", "spectrum"), n_startup_trials)
         self.overhead_seconds = 0.0
-
-    def reseed_rng(self) -> None:
-        self._base.reseed_rng()
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -135,27 +133,6 @@ class AeLLESampler(BaseSampler):
             self._warn(error)
         self.overhead_seconds += time.perf_counter() - started
         return chosen.params
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._base.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._base.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self._base.after_trial(study, trial, state, values)
 
     def _predictor(self, study: Study) -> PerformancePredictor | None:
         """The study's predictor, if it has shown skill before training."""

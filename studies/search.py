@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import MaxTrialsCallback
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 import optuna_aelle as aelle
+from optuna_aelle._wrapping import WrappingSampler
 from optuna_aelle.records import decode_reason
 from optuna_aelle.records import fit_seconds
 from optuna_aelle.records import spectrum_seconds
@@ -65,7 +65,7 @@ def make_samplers(task: Task, seed: int, n_drawn: int = 0) -> dict[str, Callable
     }
 
 
-class WorkerSampler(BaseSampler):
+class WorkerSampler(WrappingSampler):
     """Draw as ``base`` does, but not what another worker of the same seed draws.
 
     The trials of a worker that is alone have successive numbers, and its draws are those of its
@@ -78,7 +78,7 @@ class WorkerSampler(BaseSampler):
     """
 
     def __init__(self, base: BaseSampler, first: int) -> None:
-        self._base = base
+        super().__init__(base)
         self._expected: int | None = first
         self._lock = threading.Lock()
 
@@ -90,37 +90,6 @@ class WorkerSampler(BaseSampler):
             elif self._expected is not None:
                 self._expected += 1
         self._base.before_trial(study, trial)
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._base.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._base.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._base.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self._base.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        self._base.reseed_rng()
 
 
 def make_objective(
