@@ -77,11 +77,12 @@ def measure(
 
 
 def _seconds_share(recorded: RecordedTrials, replayed: ReplayedStudy) -> float:
-    """The share of the seconds of full training; NaN where no times were recorded."""
+    """The share of the seconds of full training; NaN where a trial's time is not known."""
     per_step = recorded.step_seconds[replayed.indices]
     full = [len(recorded.trials[i].intermediate_values) for i in replayed.indices]
     spent = float(per_step @ np.array(replayed.steps)) + replayed.overhead_seconds
-    return spent / float(per_step @ np.array(full))
+    whole = float(per_step @ np.array(full))
+    return spent / whole if whole > 0.0 else math.nan
 
 
 def measure_outcome(
@@ -158,6 +159,8 @@ def _calibration(recorded: RecordedTrials, replayed: ReplayedStudy) -> dict[str,
                 continue
             if step == UNTRAINED_STEP:
                 # What it is to reach, by the true ends, which the pruner did not see.
+                if np.isnan(before).all():
+                    continue
                 bar = float(np.nanquantile(before, 1.0 - SCREENING_SHARE))
             else:
                 bar = sign * prediction.bar

@@ -263,6 +263,14 @@ def test_seconds_count_the_size_of_networks() -> None:
     assert row["epochs_share"][0] == pytest.approx(12 / 30, abs=1e-3)
 
 
+@pytest.mark.parametrize("seconds", [0.0, float("nan")])
+def test_a_table_without_times_is_replayed(seconds: float) -> None:
+    table = made_table(30, step_seconds=seconds)
+    frame = replay(table, {"median": MedianPruner, "aelle": AeLLEPruner}, n_repeats=1)
+    assert frame["seconds_share"].isna().all()
+    assert frame["epochs_share"].notna().all()
+
+
 def test_a_sampler_that_reads_spectra_gets_and_pays_for_them() -> None:
     class Reader(RandomSampler):
         reads = frozenset({"spectra"})
