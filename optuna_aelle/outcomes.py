@@ -114,7 +114,9 @@ def measure_outcome(
     ends = finals[[index for _, index in finished]]
 
     def regret(n_finished: int) -> float:
-        behind = reference - float(ends[:n_finished].max()) if n_finished else spread
+        if n_finished == 0:
+            return 1.0
+        behind = reference - float(ends[:n_finished].max())
         return min(behind / spread, 1.0) if spread > 0.0 else 0.0
 
     chosen = None if not finished else finished[int(np.argmax(ends))][1]

@@ -407,6 +407,8 @@ def test_regret_where_most_are_equally_good() -> None:
     assert measure_outcome(table, [0, 3], [(1.0, 0)], spent=1.0)["regret"] == 0.0
     same = RecordedTrials("same", "maximize", tuple(trials[:2]), np.ones(2))
     assert measure_outcome(same, [0, 1], [(1.0, 0)], spent=1.0)["regret"] == 0.0
+    # To have nothing is no better where all are equal.
+    assert measure_outcome(same, [0, 1], [], spent=1.0)["regret"] == 1.0
 
 
 def test_an_adaptive_stream_over_ranges_that_change() -> None:
