@@ -19,8 +19,8 @@ lint: $(VENV)/.ready
 
 # Replays every pruner over the recorded tables, and redraws the figures: under half an hour.
 benchmark: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.ranking
-	$(BIN)/python -m benchmarks.pruning
+	$(BIN)/python -m benchmarks.decisions.ranking
+	$(BIN)/python -m benchmarks.decisions.pruning
 
 # The constraints reach pip through the environment, so that they also hold while a package builds.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)

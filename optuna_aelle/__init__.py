@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from optuna_aelle import visualization as visualization
     from optuna_aelle._warnings import AeLLEWarning as AeLLEWarning
     from optuna_aelle.aelle import AeLLERegressor as AeLLERegressor
+    from optuna_aelle.backtest.replay import replay as replay
+    from optuna_aelle.decisions.pruner import AeLLEPruner as AeLLEPruner
+    from optuna_aelle.decisions.sampler import AeLLESampler as AeLLESampler
     from optuna_aelle.lyapunov import LyapunovSpectrum as LyapunovSpectrum
     from optuna_aelle.lyapunov import cells as cells
     from optuna_aelle.lyapunov import from_step as from_step
@@ -22,39 +25,36 @@ if TYPE_CHECKING:
     from optuna_aelle.lyapunov import register_cell as register_cell
     from optuna_aelle.lyapunov import spectral_fingerprint as spectral_fingerprint
     from optuna_aelle.lyapunov import systems as systems
-    from optuna_aelle.predictor import PerformancePredictor as PerformancePredictor
-    from optuna_aelle.pruner import AeLLEPruner as AeLLEPruner
-    from optuna_aelle.recorded import RecordedTrials as RecordedTrials
-    from optuna_aelle.records import decode_spectra as decode_spectra
-    from optuna_aelle.records import encode_spectrum as encode_spectrum
-    from optuna_aelle.records import report_spectrum as report_spectrum
-    from optuna_aelle.replays import replay as replay
-    from optuna_aelle.reporting import report_network as report_network
-    from optuna_aelle.sampler import AeLLESampler as AeLLESampler
+    from optuna_aelle.prediction.predictor import PerformancePredictor as PerformancePredictor
+    from optuna_aelle.trials.attributes import decode_spectra as decode_spectra
+    from optuna_aelle.trials.attributes import encode_spectrum as encode_spectrum
+    from optuna_aelle.trials.attributes import report_spectrum as report_spectrum
+    from optuna_aelle.trials.reporting import report_network as report_network
+    from optuna_aelle.trials.table import RecordedTrials as RecordedTrials
     from optuna_aelle.visualization import DashboardCallback as DashboardCallback
     from optuna_aelle.visualization import save_dashboard_plots as save_dashboard_plots
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AeLLEPruner": "optuna_aelle.pruner",
+    "AeLLEPruner": "optuna_aelle.decisions.pruner",
     "AeLLERegressor": "optuna_aelle.aelle",
-    "AeLLESampler": "optuna_aelle.sampler",
+    "AeLLESampler": "optuna_aelle.decisions.sampler",
     "AeLLEWarning": "optuna_aelle._warnings",
     "DashboardCallback": "optuna_aelle.visualization",
     "LyapunovSpectrum": "optuna_aelle.lyapunov",
-    "PerformancePredictor": "optuna_aelle.predictor",
-    "RecordedTrials": "optuna_aelle.recorded",
+    "PerformancePredictor": "optuna_aelle.prediction.predictor",
+    "RecordedTrials": "optuna_aelle.trials.table",
     "cells": "optuna_aelle.lyapunov",
-    "decode_spectra": "optuna_aelle.records",
-    "encode_spectrum": "optuna_aelle.records",
+    "decode_spectra": "optuna_aelle.trials.attributes",
+    "encode_spectrum": "optuna_aelle.trials.attributes",
     "from_step": "optuna_aelle.lyapunov",
     "lyapunov_spectra": "optuna_aelle.lyapunov",
     "lyapunov_spectrum": "optuna_aelle.lyapunov",
     "register_cell": "optuna_aelle.lyapunov",
-    "replay": "optuna_aelle.replays",
-    "report_network": "optuna_aelle.reporting",
-    "report_spectrum": "optuna_aelle.records",
+    "replay": "optuna_aelle.backtest.replay",
+    "report_network": "optuna_aelle.trials.reporting",
+    "report_spectrum": "optuna_aelle.trials.attributes",
     "save_dashboard_plots": "optuna_aelle.visualization",
     "spectral_fingerprint": "optuna_aelle.lyapunov",
     "systems": "optuna_aelle.lyapunov",

@@ -23,11 +23,11 @@ from optuna.pruners import SuccessiveHalvingPruner
 from sqlalchemy.exc import SQLAlchemyError
 
 from optuna_aelle._warnings import AeLLEWarning
-from optuna_aelle.pruner import AeLLEPruner
-from optuna_aelle.pruner import report_spacing
-from optuna_aelle.recorded import RecordedTrials
-from optuna_aelle.records import SPECTRUM_PREFIX
-from optuna_aelle.replays import replay
+from optuna_aelle.backtest.replay import replay
+from optuna_aelle.decisions.pruner import AeLLEPruner
+from optuna_aelle.decisions.pruner import report_spacing
+from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
+from optuna_aelle.trials.table import RecordedTrials
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 import optuna_aelle as aelle
-from optuna_aelle._wrapping import WrappingSampler
-from optuna_aelle.records import decode_reason
-from optuna_aelle.records import fit_seconds
-from optuna_aelle.records import spectrum_seconds
+from optuna_aelle.decisions.wrapping import WrappingSampler
+from optuna_aelle.trials.attributes import decode_reason
+from optuna_aelle.trials.attributes import fit_seconds
+from optuna_aelle.trials.attributes import spectrum_seconds
 from studies.training import Task
 from studies.training import train
 from studies.training import untrained_spectrum

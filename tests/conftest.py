@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from optuna_aelle._warnings import forget_warnings
-from optuna_aelle.records import encode_spectrum
+from optuna_aelle.trials.attributes import encode_spectrum
 
 
 @pytest.fixture(autouse=True)

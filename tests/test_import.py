@@ -57,7 +57,7 @@ def test_records_need_no_torch() -> None:
             """
             import sys
             sys.modules["torch"] = None
-            from optuna_aelle.records import encode_spectrum
+            from optuna_aelle.trials.attributes import encode_spectrum
             print(list(encode_spectrum([-1.0, -2.0], 0)))
             """
         )

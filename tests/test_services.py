@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import decode_spectra
-from optuna_aelle.records import PRUNE_REASON_KEY
+from optuna_aelle.trials.attributes import PRUNE_REASON_KEY
 from tests.conftest import run_synthetic
 from tests.conftest import skip_unless_required
 

@@ -22,9 +22,9 @@ from benchmarks.record.spaces import search_space
 from benchmarks.record.tasks import Task
 from benchmarks.record.training import SPECTRUM_STEPS
 from benchmarks.record.training import n_exponents
-from optuna_aelle.recorded import RecordedTrials
-from optuna_aelle.records import UNTRAINED_STEP
-from optuna_aelle.records import encode_spectrum
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.attributes import encode_spectrum
+from optuna_aelle.trials.table import RecordedTrials
 
 TABLES = Path(__file__).parents[1] / "tables"
 

@@ -27,11 +27,11 @@ from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
-from optuna_aelle.records import UNTRAINED_STEP
-from optuna_aelle.records import Prediction
-from optuna_aelle.records import decode_predictions
-from optuna_aelle.records import decode_reason
-from optuna_aelle.records import decode_spectra
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.attributes import Prediction
+from optuna_aelle.trials.attributes import decode_predictions
+from optuna_aelle.trials.attributes import decode_reason
+from optuna_aelle.trials.attributes import decode_spectra
 
 FloatArray = npt.NDArray[np.float64]
 _T = TypeVar("_T")

@@ -25,7 +25,7 @@ from benchmarks.record.tasks import Recall
 from benchmarks.record.training import StackOptimizer
 from benchmarks.record.training import train_stack
 from optuna_aelle.lyapunov import lyapunov_spectrum
-from optuna_aelle.recorded import RecordedTrials
+from optuna_aelle.trials.table import RecordedTrials
 
 CPU = torch.device("cpu")
 

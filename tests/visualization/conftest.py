@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle import encode_spectrum
-from optuna_aelle.records import Prediction
-from optuna_aelle.records import encode_prediction
+from optuna_aelle.trials.attributes import Prediction
+from optuna_aelle.trials.attributes import encode_prediction
 
 MakeStudy = Callable[..., optuna.Study]
 

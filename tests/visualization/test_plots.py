@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle import encode_spectrum
-from optuna_aelle.records import Prediction
-from optuna_aelle.records import decode_spectra
-from optuna_aelle.records import encode_prediction
+from optuna_aelle.trials.attributes import Prediction
+from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.attributes import encode_prediction
 from optuna_aelle.visualization import plot_compute_saved
 from optuna_aelle.visualization import plot_latent_map
 from optuna_aelle.visualization import plot_predictions

@@ -1,0 +1,205 @@
+"""Errors: the section of `benchmarks.engine` that compares exponents with what they should be.
+
+All errors are in nats per step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from benchmarks.engine.baselines import initial_frame
+from benchmarks.engine.baselines import qr_of_slopes
+from benchmarks.engine.baselines import qr_spectrum
+from benchmarks.engine.networks import DIGITS
+from benchmarks.engine.networks import gain_network
+from benchmarks.engine.networks import high_precision_exponents
+from benchmarks.engine.networks import random_architectures
+from benchmarks.engine.networks import recurrent_weight
+from benchmarks.engine.networks import sines
+from benchmarks.engine.networks import trained
+from benchmarks.engine.timing import ARCHITECTURES
+from benchmarks.engine.timing import Row
+from benchmarks.engine.timing import Setting
+from optuna_aelle.lyapunov import lyapunov_spectrum
+
+_SEED = 7
+_WARMUP = 20
+_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+_COUNTS = ("networks", "nan", "plus_inf", "minus_inf", "state_overflowed")
+
+
+def accuracy(setting: Setting) -> Row:
+    """Every measurement of errors."""
+    parts: dict[str, Callable[[Setting], Row]] = {
+        "float32_frame": float32_frame,
+        "saturated": saturated,
+        "sum_rule": sum_rule,
+        "finiteness": finiteness,
+        "long_run": long_run,
+    }
+    return {name: part(setting) for name, part in tqdm(parts.items(), desc="accuracy")}
+
+
+def float32_frame(setting: Setting) -> Row:
+    """Exponents with tangent vectors in float32 against float64, on trained networks."""
+    rows = []
+    for name in ("LSTM hidden", "GRU"):
+        for size in setting.sizes(64, 128):
+            network, loss = trained(setting, name, size)
+            inputs = sines(_WARMUP + setting.measured_steps, 4, seed=2).to(setting.device)
+            runs = {
+                dtype: lyapunov_spectrum(
+                    network, inputs, state=ARCHITECTURES[name][1], dtype=dtype
+                ).exponents
+                for dtype in (torch.float32, torch.float64)
+            }
+            error = runs[torch.float32] - runs[torch.float64]
+            rows.append(
+                {
+                    "architecture": name,
+                    "hidden_size": size,
+                    "final_loss": loss,
+                    "rms": _rms(error),
+                    "max": float(np.abs(error).max()),
+                }
+            )
+    return {"sequences": 4, "task": "next step of a mix of sines", "rows": rows}
+
+
+def saturated(setting: Setting) -> Row:
+    """A tanh network at gain 10 against a product of 600 digits along the same trajectory.
+
+    Float64 and float32 QR get the slopes sech²(y) of that trajectory without cancellation, so that
+    their errors are those of the renormalisation alone. The engine runs along a trajectory of its
+    own, whose rounding the network amplifies. The public way computes 1 − tanh² itself.
+    """
+    size, n_steps = 16, 30
+    rows = []
+    for seed in range(1 if setting.quick else 5):
+        network, start = gain_network(size, 10.0, seed)
+        weight = recurrent_weight(network)
+        on_device = copy.deepcopy(network).to(setting.device)
+        inputs = torch.zeros(n_steps, 1, 1, dtype=torch.float64)
+        frame = initial_frame(size, torch.Generator().manual_seed(_SEED))
+        slopes, exact = high_precision_exponents(weight, start[0], n_steps, frame)
+        found = {
+            f"ours {name}": lyapunov_spectrum(
+                on_device,
+                inputs.to(setting.device),
+                warmup=0,
+                initial_state=start.to(setting.device),
+                dtype=dtype,
+                generator=torch.Generator().manual_seed(_SEED),
+            ).mean
+            for name, dtype in _DTYPES.items()
+        }
+        for name, dtype in _DTYPES.items():
+            found[f"QR {name}"] = qr_of_slopes(weight, slopes, frame, dtype).numpy()
+        public = qr_spectrum(network, inputs, way="public", warmup=0, frame=frame, start=start[0])
+        errors = {name: np.abs(values - exact) for name, values in found.items()}
+        rows.append(
+            {
+                "seed": seed,
+                "exact": exact.tolist(),
+                "errors": {name: error.tolist() for name, error in errors.items()},
+                "max_error": {name: float(error.max()) for name, error in errors.items()},
+                "not_finite_in_public_float32": int((~torch.isfinite(public)).sum()),
+            }
+        )
+    return {"hidden_size": size, "gain": 10.0, "steps": n_steps, "digits": DIGITS, "rows": rows}
+
+
+def sum_rule(setting: Setting) -> Row:
+    """|Σλ − mean ln|det J|| of the (h, c) map as the weights' range grows.
+
+    Where both are −inf the residual is 0 and says nothing: the sum tells.
+    """
+    rows = []
+    for size in setting.sizes(64, 256):
+        inputs = setting.inputs(_WARMUP + setting.measured_steps, 4)
+        for p in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0):
+            network = setting.network("LSTM full", inputs.shape[-1], size)
+            generator = torch.Generator().manual_seed(_SEED)
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.copy_(
+                        torch.empty(parameter.shape).uniform_(-p, p, generator=generator)
+                    )
+            spectrum = lyapunov_spectrum(network, inputs)
+            rows.append(
+                {
+                    "hidden_size": size,
+                    "p": p,
+                    "sum_of_exponents": float(spectrum.mean.sum()),
+                    "residual": spectrum.sum_rule_residual,
+                }
+            )
+    return {"architecture": "LSTM full", "sequences": 4, "rows": rows}
+
+
+def finiteness(setting: Setting) -> Row:
+    """NaN and +inf among the exponents of random networks with weights scaled by 0.01 to 30."""
+    rng = np.random.default_rng(_SEED)
+    makers = random_architectures()
+    names = list(makers)
+    counts = {name: dict.fromkeys(_COUNTS, 0) for name in names}
+    for number in range(50 if setting.quick else 1000):
+        name = names[number % len(names)]
+        size, batch = int(rng.integers(1, 25)), int(rng.integers(1, 6))
+        n_steps, n_inputs = int(rng.integers(22, 101)), int(rng.integers(1, 6))
+        gain = 10.0 ** rng.uniform(-2.0, np.log10(30.0))
+        torch.manual_seed(number)
+        network = makers[name](n_inputs, size).to(setting.device)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(gain)
+        inputs = torch.randn(n_steps, batch, n_inputs).to(setting.device)
+        count = counts[name]
+        count["networks"] += 1
+        try:
+            exponents = lyapunov_spectrum(
+                network, inputs, state="hidden" if name == "LSTM hidden" else "full"
+            ).exponents
+        except FloatingPointError:
+            count["state_overflowed"] += 1
+            continue
+        count["nan"] += int(np.isnan(exponents).any())
+        count["plus_inf"] += int(np.isposinf(exponents).any())
+        count["minus_inf"] += int(np.isneginf(exponents).any())
+    total = {key: sum(count[key] for count in counts.values()) for key in _COUNTS}
+    return {"counted": "networks", "total": total, "by_architecture": counts}
+
+
+def long_run(setting: Setting) -> Row:
+    """The short run of a fingerprint against a long one, on a trained LSTM."""
+    size, long_steps = (16, 200) if setting.quick else (64, 2000)
+    network, loss = trained(setting, "LSTM full", size)
+    rows = []
+    for state in ("full", "hidden"):
+        run = partial(lyapunov_spectrum, network, state=state, warmup=_WARMUP)
+        exact = run(sines(_WARMUP + long_steps, 15, seed=3).to(setting.device)).mean
+        errors = [
+            run(sines(_WARMUP + 64, 4, seed=10 + i).to(setting.device)).mean - exact
+            for i in range(5)
+        ]
+        row = {"state": state, "rms": _rms(np.array(errors)), "rms_by_run": [*map(_rms, errors)]}
+        rows.append({**row, "rms_of_leading_quarter": _rms(np.array(errors)[:, : size // 4])})
+    return {
+        "hidden_size": size,
+        "final_loss": loss,
+        "short": {"steps": 64, "sequences": 4},
+        "long": {"steps": long_steps, "sequences": 15},
+        "expected_rms": 0.4 / float(np.sqrt(64 * 4)),
+        "rows": rows,
+    }
+
+
+def _rms(error: npt.NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(np.square(error))))

@@ -1,0 +1,220 @@
+"""The sampler ranks by the untrained spectrum, and leaves no other trace."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from optuna_aelle import AeLLESampler
+from optuna_aelle import AeLLEWarning
+from optuna_aelle import report_spectrum
+from tests.conftest import synthetic_spectrum
+
+
+def quality(params: dict[str, Any]) -> float:
+    """A ridge in (a, b) that neither parameter shows by itself; 1 is best."""
+    return float(np.exp(-8.0 * (params["a"] + params["b"] - 1.0) ** 2))
+
+
+def spectrum_fn(params: dict[str, Any]) -> np.ndarray:
+    seed = int(1e6 * params["a"])
+    return synthetic_spectrum(quality(params), np.random.default_rng(seed))
+
+
+def objective(trial: optuna.Trial) -> float:
+    params = {name: trial.suggest_float(name, 0.0, 1.0) for name in "ab"}
+    report_spectrum(trial, spectrum_fn(params), -1)
+    return 1.0 - quality(params)
+
+
+def run(sampler: Any, n: int = 50, storage: Any = None) -> optuna.Study:
+    study = optuna.create_study(sampler=sampler, storage=storage)
+    study.optimize(objective, n_trials=n)
+    return study
+
+
+@pytest.mark.parametrize("base", [RandomSampler, TPESampler])
+def test_ranked_candidates_are_better_than_the_base_samplers(base: Any) -> None:
+    options = {} if base is RandomSampler else {"multivariate": True, "constant_liar": False}
+    plain = run(base(seed=0, **options))
+    ranked = run(AeLLESampler(spectrum_fn, base(seed=0, **options), n_candidates=8))
+
+    def late(study: optuna.Study) -> float:
+        return float(np.mean([t.value for t in study.trials[20:]]))
+
+    assert late(ranked) < 0.6 * late(plain) + 0.005
+
+
+def test_the_default_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AeLLESampler(spectrum_fn)
+
+
+def test_until_there_is_skill_the_base_sampler_draws_alone() -> None:
+    options = {"multivariate": True, "group": True, "constant_liar": False}
+    ranked = run(AeLLESampler(spectrum_fn, TPESampler(seed=3, **options)), n=12)
+    plain = run(TPESampler(seed=3, **options), n=12)
+    assert [t.params for t in ranked.trials] == [t.params for t in plain.trials]
+
+
+def test_storage_looks_as_if_the_chosen_draw_had_been_the_only_one(tmp_path: Any) -> None:
+    """Constant liar writes what it draws: only the chosen draw may be seen."""
+    base = TPESampler(multivariate=True, constant_liar=True, seed=0)
+    sampler = AeLLESampler(spectrum_fn, base, n_candidates=5)
+    study = run(sampler, 30, storage=f"sqlite:///{tmp_path / 's.db'}")
+    late = study.trials[-1]
+    assert late.params
+    written = [value for key, value in late.system_attrs.items() if "relative_params" in key]
+    assert len(written) == 1
+    for name, value in late.params.items():
+        assert f'"{name}": {value}' in written[0]
+    keys = {k for t in study.trials for k in t.user_attrs}
+    assert keys == {"aelle:spectrum:-1", "aelle:lambda_1"}
+
+
+def test_a_failing_spectrum_function_costs_one_warning() -> None:
+    def failing(params: dict[str, Any]) -> Any:
+        raise RuntimeError("no such cell")
+
+    with pytest.warns(AeLLEWarning, match="could not be ranked.*no such cell") as caught:
+        study = run(AeLLESampler(failing, seed=0))
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+    assert all(t.state == TrialState.COMPLETE for t in study.trials)
+
+
+def test_candidates_without_a_spectrum() -> None:
+    none = run(AeLLESampler(lambda params: None, seed=0), 25)
+    assert len(none.trials) == 25
+    some = run(AeLLESampler(lambda p: spectrum_fn(p) if p["a"] > 0.5 else None, seed=0), 25)
+    assert len(some.trials) == 25
+
+
+def test_conditional_spaces_and_parallel_trials() -> None:
+    def conditional(trial: optuna.Trial) -> float:
+        cell = trial.suggest_categorical("cell", ["rnn", "gru"])
+        x = trial.suggest_float("x", 0.0, 1.0)
+        bias = trial.suggest_float("bias", -1.0, 1.0) if cell == "gru" else 0.0
+        report_spectrum(trial, -np.arange(1.0, 9.0) * (0.1 + x), -1)
+        return x + abs(bias)
+
+    def of_params(params: dict[str, Any]) -> Any:
+        return -np.arange(1.0, 9.0) * (0.1 + params["x"])
+
+    study = optuna.create_study(sampler=AeLLESampler(of_params, seed=0))
+    study.optimize(conditional, n_trials=60, n_jobs=4)
+    assert all(t.state == TrialState.COMPLETE for t in study.trials)
+    assert np.mean([t.value for t in study.trials[30:]]) < np.mean(
+        [t.value for t in study.trials[:12]]
+    )
+
+
+def test_multi_objective_studies_are_the_base_samplers() -> None:
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=AeLLESampler(spectrum_fn, seed=0)
+    )
+    with pytest.warns(AeLLEWarning, match="multi-objective study TPESampler draws alone"):
+        study.optimize(lambda t: (t.suggest_float("a", 0, 1), 1.0), n_trials=15)
+    assert len(study.trials) == 15
+
+
+def test_overhead_is_counted() -> None:
+    sampler = AeLLESampler(spectrum_fn, seed=0)
+    run(sampler, 30)
+    assert 0.0 < sampler.overhead_seconds < 30.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (["spectrum"], {}, TypeError, "spectrum_fn must be a function"),
+        ([spectrum_fn], {"n_candidates": 0}, ValueError, "n_candidates must be at least 1"),
+        ([spectrum_fn], {"n_startup_trials": 2}, ValueError, "n_startup_trials must be at least"),
+    ],
+)
+def test_bad_settings(arguments: Any, options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        AeLLESampler(*arguments, **options)
+
+
+def test_ranking_works_under_hyperband() -> None:
+    """Hyperband hands samplers a study of its own kind, which cannot be copied."""
+    n_spectra = 0
+
+    def counted(params: dict[str, Any]) -> np.ndarray:
+        nonlocal n_spectra
+        n_spectra += 1
+        return spectrum_fn(params)
+
+    def train(trial: optuna.Trial) -> float:
+        params = {name: trial.suggest_float(name, 0.0, 1.0) for name in "ab"}
+        report_spectrum(trial, spectrum_fn(params), -1)
+        for step in range(9):
+            trial.report(1.0 - quality(params) + 1.0 / (step + 1), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 1.0 - quality(params)
+
+    study = optuna.create_study(
+        study_name="hyperband",
+        sampler=AeLLESampler(counted, seed=0),
+        pruner=optuna.pruners.HyperbandPruner(1, 9, 3),
+    )
+    study.optimize(train, n_trials=40)
+    assert n_spectra > 0
+    assert len(study.trials) == 40
+
+
+@pytest.mark.parametrize("good_draws", [0, 1, 2])
+def test_a_base_sampler_that_cannot_be_ranked_draws_alone(good_draws: int) -> None:
+    """Because it wants the study itself, or draws once a trial only."""
+
+    class Picky(RandomSampler):
+        drawn = (-1, 0)
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return dict.fromkeys("ab", optuna.distributions.FloatDistribution(0.0, 1.0))
+
+        def sample_relative(self, study: Any, trial: Any, space: Any) -> Any:
+            watched = not isinstance(study, optuna.Study)
+            if watched:
+                n = self.drawn[1] if self.drawn[0] == trial.number else 0
+                if n >= good_draws:
+                    raise RuntimeError("one draw a trial")
+                self.drawn = (trial.number, n + 1)
+            rng = np.random.default_rng(trial.number)
+            return {name: float(rng.uniform()) for name in space}
+
+    with pytest.warns(AeLLEWarning, match="cannot be ranked .*one draw.* Picky draws") as caught:
+        study = run(AeLLESampler(spectrum_fn, Picky()), 30)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+    for trial in study.trials:
+        rng = np.random.default_rng(trial.number)
+        assert trial.params == {"a": rng.uniform(), "b": rng.uniform()}
+
+
+def test_a_storage_that_fails_while_ranking_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hiccup(*_: Any) -> Any:
+        raise optuna.exceptions.StorageInternalError("database is locked")
+
+    monkeypatch.setattr("optuna_aelle.decisions.sampler._searched_space", hiccup)
+    with pytest.warns(AeLLEWarning, match="locked.*RandomSampler draws alone") as caught:
+        study = run(AeLLESampler(spectrum_fn, RandomSampler(seed=0)), 30)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+    assert len(study.trials) == 30
+
+    liar = TPESampler(multivariate=True, constant_liar=True, seed=0)
+    study = optuna.create_study(sampler=AeLLESampler(spectrum_fn, liar))
+    study.optimize(objective, n_trials=15)
+    monkeypatch.setattr(study._storage, "set_trial_system_attr", hiccup)
+    study.optimize(objective, n_trials=5)
+    assert len(study.trials) == 20
