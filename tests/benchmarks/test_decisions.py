@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import TrialState
 from optuna.trial import create_trial
 
-from benchmarks import pruning
-from benchmarks import ranking
+from benchmarks.decisions import pruning
+from benchmarks.decisions import ranking
 from benchmarks.decisions.arms import OURS
 from benchmarks.decisions.arms import SHUFFLED
 from benchmarks.decisions.arms import LinearRegressor
