@@ -40,7 +40,7 @@ from optuna_aelle.backtest.replay import replay
 from optuna_aelle.backtest.replay import replay_study
 from optuna_aelle.trials.attributes import spectrum_payloads
 from optuna_aelle.visualization import pareto_front
-from tests.test_replay import made_table
+from tests.backtest.test_replay import made_table
 
 
 def with_losses(table: RecordedTrials) -> RecordedTrials:
