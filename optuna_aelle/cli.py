@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
-from collections.abc import Callable
+import zlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import NoReturn
 from zipfile import BadZipFile
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.pruners import BasePruner
-from optuna.pruners import HyperbandPruner
-from optuna.pruners import MedianPruner
-from optuna.pruners import NopPruner
-from optuna.pruners import PercentilePruner
-from optuna.pruners import SuccessiveHalvingPruner
+from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
 from optuna_aelle._warnings import AeLLEWarning
+from optuna_aelle.backtest.arms import Steps
+from optuna_aelle.backtest.arms import shown_arms
 from optuna_aelle.backtest.replay import replay
-from optuna_aelle.decisions.pruner import AeLLEPruner
-from optuna_aelle.decisions.pruner import report_spacing
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.table import RecordedTrials
 
@@ -33,33 +28,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = ("epochs_share", "regret", "best_kept", "best_value", "overhead_share")
-
-
-def default_pruners(
-    first_step: int, spacing: int, last_step: int
-) -> dict[str, Callable[[], BasePruner]]:
-    """What a study is replayed under: no pruner, Optuna's with their usual settings, and ours.
-
-    Args:
-        first_step: The step of a trial's first report.
-        spacing: Steps from one report to the next.
-        last_step: That of its last one.
-    """
-    return {
-        "none": NopPruner,
-        "Median": MedianPruner,
-        "Median, warm-up 5": partial(MedianPruner, n_warmup_steps=first_step + 5 * spacing),
-        "Percentile 25": partial(PercentilePruner, 25.0),
-        "SHA η=2": partial(SuccessiveHalvingPruner, min_resource=spacing, reduction_factor=2),
-        "SHA η=4": partial(SuccessiveHalvingPruner, min_resource=spacing, reduction_factor=4),
-        "Hyperband": partial(
-            HyperbandPruner,
-            min_resource=spacing,
-            max_resource=max(last_step, spacing),
-            reduction_factor=3,
-        ),
-        "AeLLE": AeLLEPruner,
-    }
+_EXAMPLES = """\
+examples:
+  optuna-aelle replay sqlite:///my.db --study-name NAME
+  optuna-aelle replay sqlite:///my.db --repeats 30 --figure replay.html --save my.npz
+  optuna-aelle replay my.npz --trials 40 --csv replay.csv
+"""
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
@@ -68,26 +42,27 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; returns the exit status: 2 where it was used wrongly, 130 if broken off."""
     options = _parse(arguments)
     try:
-        recorded = _load(options.source, options.study_name)
-        return _replay(recorded, options)
-    except (ValueError, OSError, BadZipFile, SQLAlchemyError, StorageInternalError) as error:
-        print(f"optuna-aelle: {error}", file=sys.stderr)
+        _check_outputs(options)
+        return _replay(_load(options.source, options.study_name), options)
+    except (ValueError, OSError) as error:
+        print(f"optuna-aelle: {_one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("optuna-aelle: interrupted.", file=sys.stderr)
+        return 130
 
 
 def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
     if options.save is not None:
         recorded.save(options.save)
-    steps = recorded.steps
-    pruners = default_pruners(steps[0], report_spacing(recorded.trials), steps[-1])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AeLLEWarning)
         frame = replay(
             recorded,
-            pruners,
+            shown_arms(Steps.of(recorded)),
             n_trials=options.trials,
             n_repeats=options.repeats,
             seed=options.seed,
@@ -114,38 +89,127 @@ def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
 
 
 def _load(source: str, study_name: str | None) -> RecordedTrials:
+    """The trials of a table or of a study; a ValueError or OSError says what is wrong with it."""
     if source.endswith(".npz"):
-        return RecordedTrials.load(source)
+        return _load_table(source)
     if "://" not in source:
         raise ValueError(
             f"Expected a storage URL such as sqlite:///my.db, or a table (.npz), got {source!r}."
         )
     path = source.removeprefix("sqlite:///").partition("?")[0]
     if source.startswith("sqlite:///") and not Path(path).exists():
-        raise ValueError(f"There is no file {path!r}.")
-    names = optuna.get_all_study_names(source)
-    if study_name is None and len(names) == 1:
-        study_name = names[0]
-    if study_name not in names:
-        what = "no --study-name" if study_name is None else repr(study_name)
-        raise ValueError(f"Expected one of the studies {sorted(names)}, got {what}.")
-    return RecordedTrials.from_study(optuna.load_study(study_name=study_name, storage=source))
+        raise ValueError(f"Expected a database in {path!r}, but there is no such file.")
+    try:
+        names = sorted(optuna.get_all_study_names(source))
+        if not names:
+            raise ValueError("Expected a storage with at least one study, but it has none.")
+        if study_name is None and len(names) == 1:
+            study_name = names[0]
+        if study_name not in names:
+            what = "no --study-name" if study_name is None else repr(study_name)
+            raise ValueError(f"Expected one of the studies {names}, got {what}.")
+        study = optuna.load_study(study_name=study_name, storage=source)
+        return RecordedTrials.from_study(study)
+    except (SQLAlchemyError, OptunaError, ImportError, RuntimeError) as error:
+        # Not the whole URL, which may hold a password.
+        raise ValueError(
+            "Expected the URL of a storage that Optuna can open, but got one of "
+            f"{source.partition('://')[0]!r} with: {_one_line(error)}"
+        ) from error
+
+
+def _load_table(path: str) -> RecordedTrials:
+    if not Path(path).is_file():
+        raise ValueError(f"Expected a table in {path!r}, but there is no such file.")
+    try:
+        return RecordedTrials.load(path)
+    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        if str(error).startswith("Expected"):
+            raise
+        # What numpy says of such files suggests to unpickle them.
+        raise ValueError(
+            f"Expected a file written by RecordedTrials.save, but {path!r} is none."
+        ) from error
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Before minutes of replaying, not after."""
+    for name in ("figure", "csv", "save"):
+        path: Path | None = getattr(options, name)
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"--{name} expects a file to write, but {str(path)!r} is a folder.")
+        if not path.parent.is_dir():
+            raise ValueError(
+                f"--{name} expects a file in a folder that exists, but there is no folder "
+                f"{str(path.parent)!r}."
+            )
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f"--{name} expects a file to write, but {str(path)!r} is read-only.")
+
+
+def _one_line(error: BaseException) -> str:
+    """What an error says first: those of databases go on with queries and links."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[0].split())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what was wrong in one line, without the usage, which takes several."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help shows how)\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="optuna-aelle", description=__doc__)
+    parser = _Parser(
+        prog="optuna-aelle",
+        description="Lyapunov spectra of recurrent networks for Optuna.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "replay",
         help="how much would each pruner have saved on a finished study?",
         description="Replay the trials of a finished study under several pruners.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("source", help="storage URL of the study, or a table (.npz)")
     command.add_argument("--study-name", help="may be left out if the storage holds one study")
-    command.add_argument("--trials", type=int, help="configurations a replay; all by default")
-    command.add_argument("--repeats", type=int, default=10, help="random orders")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--figure", type=Path, default=Path("replay.html"))
+    command.add_argument("--trials", type=_positive, help="configurations a replay (default: all)")
+    command.add_argument(
+        "--repeats", type=_positive, default=10, help="random orders (default: %(default)s)"
+    )
+    command.add_argument(
+        "--seed", type=_nonnegative, default=0, help="of the orders (default: %(default)s)"
+    )
+    command.add_argument(
+        "--figure",
+        type=Path,
+        default=Path("replay.html"),
+        help="where to draw the comparison (default: %(default)s)",
+    )
     command.add_argument("--csv", type=Path, help="also write one row a pruner and order")
     command.add_argument("--save", type=Path, help="also keep the trials as a table (.npz)")
     return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    return _integer(text, least=1)
+
+
+def _nonnegative(text: str) -> int:
+    return _integer(text, least=0)
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
+    return value

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
+from optuna_aelle import cli
+from optuna_aelle.backtest.arms import SHOWN
 from optuna_aelle.cli import main
 from tests.conftest import run_synthetic
 
@@ -21,6 +24,14 @@ def source(tmp_path: Path) -> str:
     return storage
 
 
+def run(arguments: list[str]) -> int:
+    """The exit status, also where the arguments are refused as they are read."""
+    try:
+        return main(arguments)
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else 1
+
+
 def test_a_study_is_replayed_and_drawn(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -31,11 +42,11 @@ def test_a_study_is_replayed_and_drawn(
     )
     out = capsys.readouterr().out
     assert status == 0
-    for name in ("none", "Median", "Hyperband", "SHA η=2", "AeLLE", "epochs_share", "regret"):
+    for name in (*SHOWN, "epochs_share", "regret"):
         assert name in out
     assert "No spectra" not in out
     assert "Pareto front" in figure.read_text()
-    assert len(csv.read_text().splitlines()) == 1 + 2 * 8
+    assert len(csv.read_text().splitlines()) == 1 + 2 * len(SHOWN)
     # A table that was kept is replayed like the study; one study needs no name.
     assert main(["replay", str(table), "--repeats", "1", "--figure", str(figure)]) == 0
     assert main(["replay", source, "--repeats", "1", "--figure", str(figure)]) == 0
@@ -44,28 +55,76 @@ def test_a_study_is_replayed_and_drawn(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{source}", "--study-name", "yours"], "Expected one of the studies"),
-        (["sqlite:///{folder}/none.db"], "There is no file"),
+        ([], "the following arguments are required: source"),
+        (["{source}", "--study-name", "yours"], "Expected one of the studies ['mine'], got"),
+        (["sqlite:///{folder}/none.db"], "there is no such file"),
+        (["sqlite://"], "at least one study, but it has none"),
         (["my.db"], "Expected a storage URL"),
-        (["{folder}/none.npz"], "none.npz"),
+        (["postgres3://user:secret@host/db"], "a storage that Optuna can open"),
+        (["mysql+pymysql://user:secret@127.0.0.1:1/db"], "a storage that Optuna can open"),
+        (["sqlite:///{folder}/junk.db"], "a storage that Optuna can open"),
+        (["{folder}/none.npz"], "there is no such file"),
+        (["{folder}/junk.npz"], "Expected a file written by RecordedTrials.save"),
+        (["{folder}/empty.npz"], "Expected a file written by RecordedTrials.save"),
+        (["{folder}/other.npz"], "Expected a file written by RecordedTrials.save"),
+        (["{source}", "--repeats", "0"], "argument --repeats: expected an integer of at least 1"),
+        (["{source}", "--repeats", "x"], "argument --repeats: expected an integer of at least 1"),
+        (["{source}", "--trials", "0"], "argument --trials: expected an integer of at least 1"),
+        (["{source}", "--trials", "99"], "between 1 and the 25 recorded trials, but got 99"),
+        (["{source}", "--seed", "-1"], "argument --seed: expected an integer of at least 0"),
+        (["{source}", "--figure", "{folder}"], "--figure expects a file to write"),
+        (["{source}", "--figure", "{folder}/no/f.html"], "there is no folder"),
+        (["{source}", "--csv", "{folder}/no/f.csv"], "--csv expects a file"),
+        (["{source}", "--save", "{folder}/no/f.npz"], "--save expects a file"),
     ],
 )
-def test_mistakes_are_explained(
+def test_mistakes_are_one_line(
     source: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
+    (tmp_path / "junk.npz").write_bytes(b"no table")
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "junk.db").write_bytes(b"no database " * 200)
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    before = sorted(tmp_path.iterdir())
     filled = [a.format(source=source, folder=tmp_path) for a in arguments]
-    assert main(["replay", *filled]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "none.db").exists()
+    if "--figure" not in filled:
+        filled += ["--figure", str(tmp_path / "f.html")]
+    assert run(["replay", *filled]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not printed.out
+    assert "secret" not in printed.err
+    assert sorted(tmp_path.iterdir()) == before
 
 
-def test_too_many_trials_are_explained(
-    source: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_one_of_several_studies_must_be_named(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["replay", source, "--trials", "99", "--figure", str(tmp_path / "f.html")]
-    assert main(arguments) == 2
-    assert "between 1 and the 25 recorded trials" in capsys.readouterr().err
+    run_synthetic(optuna.create_study(study_name="other", storage=source), 3, n_steps=8)
+    assert main(["replay", source, "--figure", str(tmp_path / "f.html")]) == 2
+    assert "one of the studies ['mine', 'other'], got no --study-name" in capsys.readouterr().err
+
+
+def test_an_interruption_needs_no_traceback(
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "replay", interrupt)
+    assert main(["replay", source, "--figure", str(tmp_path / "f.html")]) == 130
+    assert capsys.readouterr().err.endswith("optuna-aelle: interrupted.\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["replay", "--help"]])
+def test_help_shows_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 0
+    assert "\n  optuna-aelle replay sqlite:///my.db --study-name NAME\n" in capsys.readouterr().out
