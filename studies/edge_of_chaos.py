@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from optuna_aelle.lyapunov import cells
 from optuna_aelle.lyapunov import lyapunov_spectra
+from studies.arguments import positive
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -117,12 +118,18 @@ def _panel(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.edge_of_chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--output", type=Path, default=Path("edge_of_chaos.png"))
-    parser.add_argument("--hidden-size", type=int, default=100)
-    parser.add_argument("--networks", type=int, default=5, help="random networks for each gain")
-    parser.add_argument("--gains", type=int, default=25, help="gains between 0.1 and 10")
-    parser.add_argument("--steps", type=int, default=500, help="measured, after as many to settle")
+    parser.add_argument("--hidden-size", type=positive, default=100)
+    parser.add_argument("--networks", type=positive, default=5, help="random ones for each gain")
+    parser.add_argument("--gains", type=positive, default=25, help="gains between 0.1 and 10")
+    parser.add_argument(
+        "--steps", type=positive, default=500, help="measured, after as many to settle"
+    )
     options = parser.parse_args(arguments)
     gains = [float(gain) for gain in np.geomspace(0.1, 10.0, options.gains)]
     exponents = {}
@@ -135,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             n_steps=options.steps,
             warmup=options.steps,
         )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     draw(exponents, gains, options.output)
     chaotic = np.median(exponents["RNN (tanh)"], axis=1) > 0.0
     first = int(np.argmax(chaotic))

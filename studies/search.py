@@ -19,32 +19,42 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 import optuna_aelle as aelle
+from optuna_aelle.backtest.arms import NONE
+from optuna_aelle.backtest.arms import OURS
+from optuna_aelle.backtest.arms import Steps
+from optuna_aelle.backtest.arms import pruner_arms
 from optuna_aelle.decisions.wrapping import WrappingSampler
 from optuna_aelle.trials.attributes import decode_reason
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.attributes import spectrum_seconds
+from studies.arguments import device
+from studies.arguments import n_jobs
+from studies.arguments import nonnegative
+from studies.arguments import positive
+from studies.arguments import storage_url
 from studies.training import Task
 from studies.training import train
 from studies.training import untrained_spectrum
 
 TRAINING_SECONDS_KEY = "training_seconds"
+# Name on the command line to name among the arms of a replay.
+PRUNERS = {
+    "aelle": OURS,
+    "median": "Median",
+    "hyperband": "Hyperband, min 1",
+    "sha": "SHA η=2, min 1",
+    "none": NONE,
+}
+SAMPLERS = ("aelle", "tpe", "random")
 
 
-def make_pruners(n_epochs: int) -> dict[str, Callable[[], BasePruner]]:
-    """The pruners to choose from, by their names on the command line."""
-    return {
-        "aelle": aelle.AeLLEPruner,
-        "median": optuna.pruners.MedianPruner,
-        "hyperband": lambda: optuna.pruners.HyperbandPruner(
-            min_resource=1, max_resource=n_epochs, reduction_factor=3
-        ),
-        "sha": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
-        "none": optuna.pruners.NopPruner,
-    }
+def make_pruner(name: str, n_epochs: int) -> BasePruner:
+    """One of `PRUNERS`, for trials that report after epochs 0 to ``n_epochs − 1``."""
+    return pruner_arms(Steps(first=0, last=n_epochs - 1))[PRUNERS[name]]()
 
 
 def make_samplers(task: Task, seed: int, n_drawn: int = 0) -> dict[str, Callable[[], BaseSampler]]:
-    """The samplers to choose from, by their names on the command line.
+    """The `SAMPLERS`, by their names on the command line.
 
     Args:
         task: What the untrained networks are built for.
@@ -93,7 +103,7 @@ class WorkerSampler(WrappingSampler):
 
 
 def make_objective(
-    task: Task, n_epochs: int, seed: int, device: str, with_spectra: bool
+    task: Task, n_epochs: int, seed: int, on: torch.device, with_spectra: bool
 ) -> Callable[[optuna.Trial], float]:
     """The objective: train one configuration, report after every epoch, stop where told to."""
 
@@ -107,7 +117,7 @@ def make_objective(
                 n_epochs=n_epochs,
                 seed=seed,
                 with_spectra=with_spectra,
-                device=device,
+                device=on,
             ):
                 seconds += epoch.seconds
                 if epoch.spectrum is not None:
@@ -135,7 +145,7 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
         study_name=options.study_name,
         storage=options.storage,
         direction=task.direction,
-        pruner=make_pruners(options.epochs)[options.pruner](),
+        pruner=make_pruner(options.pruner, options.epochs),
         load_if_exists=True,
     )
     study.set_metric_names([task.metric])
@@ -215,22 +225,15 @@ def _parse(task: Task, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m studies.{task.name}", description=(task.__doc__ or "").strip()
     )
-    parser.add_argument("--trials", type=_positive, default=40)
-    parser.add_argument("--epochs", type=_positive, default=40)
-    parser.add_argument("--storage", default="sqlite:///aelle.db")
-    parser.add_argument("--study-name", default=task.name)
-    parser.add_argument("--pruner", choices=sorted(make_pruners(1)), default="aelle")
-    parser.add_argument("--sampler", choices=("aelle", "tpe", "random"), default="aelle")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0 ...")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n-jobs", type=int, default=1)
-    parser.add_argument("--threads", type=_positive, default=1, help="torch threads per training")
+    parser.add_argument("--trials", type=positive, default=40, help="those done before included")
+    parser.add_argument("--epochs", type=positive, default=40, help="of a whole training")
+    parser.add_argument("--storage", type=storage_url, default="sqlite:///aelle.db")
+    parser.add_argument("--study-name", default=task.name, help="one that is there is resumed")
+    parser.add_argument("--pruner", choices=sorted(PRUNERS), default="aelle")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="aelle")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:0 ...")
+    parser.add_argument("--seed", type=nonnegative, default=0, help="of trainings and draws")
+    parser.add_argument("--n-jobs", type=n_jobs, default=1, help="trials at once; -1: one a core")
+    parser.add_argument("--threads", type=positive, default=1, help="torch threads per training")
     parser.add_argument("--no-plots", action="store_true", help="save no dashboard plots")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import torch
 from optuna.trial import TrialState
 
 from optuna_aelle import decode_spectra
+from studies.arguments import device
+from studies.arguments import n_jobs
 from studies.digits import Digits
 from studies.recall import Recall
 from studies.search import WorkerSampler
@@ -71,6 +74,44 @@ def test_every_pruner_with_every_sampler(
     arguments = ["--trials", "2", "--epochs", "1", "--storage", "sqlite://", "--no-plots"]
     main(Digits(), [*arguments, *choice, "--study-name", f"{pruner}-{sampler}"])
     assert "digits: 2 trials" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--n-jobs 0", "argument --n-jobs: expected at least 1, or -1 for one a core, got 0"),
+        ("--n-jobs -2", "argument --n-jobs: expected at least 1, or -1 for one a core, got -2"),
+        ("--device warp", "argument --device: expected a device that torch can use here (cpu"),
+        ("--device meta", "argument --device: expected a device that torch can use here (cpu"),
+        ("--device cuda:99", "argument --device: expected a device that torch can use here (cpu"),
+        ("--seed -1", "argument --seed: expected an integer of at least 0, got -1"),
+        ("--seed x", "argument --seed: expected an integer of at least 0, got x"),
+        ("--trials 0", "argument --trials: expected an integer of at least 1, got 0"),
+        ("--storage my.db", "argument --storage: expected a storage that Optuna can open"),
+        ("--storage foo://x", "argument --storage: expected a storage that Optuna can open"),
+        ("--pruner none --sampler x", "argument --sampler: invalid choice: 'x'"),
+    ],
+)
+def test_mistakes_are_told_apart_from_crashes(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(Recall(), arguments.split())
+    assert left.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="got cuda"):
+        device("cuda")
+
+
+def test_one_job_a_core_is_optunas_minus_one() -> None:
+    assert n_jobs("-1") == -1
+    assert n_jobs("3") == 3
 
 
 def test_parallel_jobs(tmp_path: Path) -> None:

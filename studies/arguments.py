@@ -1,0 +1,74 @@
+"""Types of command-line arguments: a mistake is said when they are read, and in one line."""
+
+from __future__ import annotations
+
+import argparse
+
+import optuna
+import torch
+from optuna.exceptions import OptunaError
+from sqlalchemy.exc import SQLAlchemyError
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    return _integer(text, least=1)
+
+
+def nonnegative(text: str) -> int:
+    """An integer of at least 0."""
+    return _integer(text, least=0)
+
+
+def n_jobs(text: str) -> int:
+    """As Optuna counts them: at least 1, or −1 for one a core."""
+    if text.strip() == "-1":
+        return -1
+    try:
+        return _integer(text, least=1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"expected at least 1, or -1 for one a core, got {text}"
+        ) from None
+
+
+def device(text: str) -> torch.device:
+    """A device of this machine that torch can compute on."""
+    try:
+        found = torch.device(text)
+        # Only a tensor tells: torch knows many devices that this build or machine lacks.
+        torch.ones(1, device=found).add_(1.0).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        available = ", ".join(_available())
+        raise argparse.ArgumentTypeError(
+            f"expected a device that torch can use here ({available}), got {text}"
+        ) from error
+    return found
+
+
+def storage_url(text: str) -> str:
+    """The URL of a storage that Optuna can open; a database file that is missing is made."""
+    try:
+        optuna.storages.get_storage(text)
+    except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError) as error:
+        # Databases go on with queries and links.
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise argparse.ArgumentTypeError(
+            f"expected a storage that Optuna can open, such as sqlite:///aelle.db: {said}"
+        ) from error
+    return text
+
+
+def _available() -> list[str]:
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [*devices, "mps"] if torch.backends.mps.is_available() else devices
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
+    return value
