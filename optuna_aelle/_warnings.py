@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 
-_seen: set[str] = set()
+_seen: set[tuple[str, str]] = set()
 _lock = threading.Lock()
 
 
 class AeLLEWarning(UserWarning):
-    """Something could not be used; the study goes on without it."""
+    """Something could not be used; the study goes on without it.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("error", AeLLEWarning)  # an error instead  # doctest: +SKIP
+    """
 
 
-def warn_once(cause: str, message: str) -> None:
-    """Warn with ``message``, the first time in this process that ``cause`` comes up."""
+def warn_once(occasion: str, message: str, error: Exception | None = None) -> None:
+    """Warn with ``message``, the first time in this process that a cause comes up.
+
+    Args:
+        occasion: What was being done.
+        message: What to say.
+        error: Why it failed: errors of one type that say different things are different causes;
+            the numbers in what they say do not count.
+    """
     with _lock:
+        cause = (occasion, "" if error is None else _kind(error))
         if cause in _seen:
             return
         _seen.add(cause)
@@ -26,3 +40,7 @@ def forget_warnings() -> None:
     """Let every cause warn again."""
     with _lock:
         _seen.clear()
+
+
+def _kind(error: Exception) -> str:
+    return f"{type(error).__name__}: {re.sub(r'[-+]?[0-9][0-9.e+-]*', '#', str(error))}"

@@ -21,7 +21,7 @@ from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle.backtest.arms import Steps
 from optuna_aelle.backtest.arms import shown_arms
 from optuna_aelle.backtest.replay import replay
-from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
+from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.table import RecordedTrials
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
         "regret: how far the best of the kept trials lies behind the best there was; 1 is the "
         "median."
     )
-    if not any(key.startswith(SPECTRUM_PREFIX) for t in recorded.trials for key in t.user_attrs):
+    if not any(decode_spectra(trial) for trial in recorded.trials):
         print("No spectra were recorded: AeLLE decided from curves and hyperparameters alone.")
     if options.csv is not None:
         frame.to_csv(options.csv, index=False)

@@ -23,10 +23,13 @@ from optuna_aelle.backtest.arms import NONE
 from optuna_aelle.backtest.arms import OURS
 from optuna_aelle.backtest.arms import Steps
 from optuna_aelle.backtest.arms import pruner_arms
+from optuna_aelle.decisions.speech import predictor_status
+from optuna_aelle.decisions.verdict import AELLE
+from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.decisions.wrapping import WrappingSampler
-from optuna_aelle.trials.attributes import decode_reason
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.attributes import spectrum_seconds
+from optuna_aelle.trials.cost import trained_steps
 from studies.arguments import device
 from studies.arguments import n_jobs
 from studies.arguments import nonnegative
@@ -190,8 +193,9 @@ def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: flo
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     pruned = [t for t in trials if t.state == TrialState.PRUNED]
     untrained = sum(t.last_step is None for t in pruned)
-    predicted = sum("predicted" in (decode_reason(t) or "") for t in pruned)
-    spent = sum(len(t.intermediate_values) for t in trials)
+    verdicts = [decode_verdict(t) for t in pruned]
+    predicted = sum(verdict is not None and verdict.by == AELLE for verdict in verdicts)
+    spent = sum(trained_steps(trials))
     full = n_epochs * len(trials)
     training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in trials)
     spectra = sum(spectrum_seconds(t) for t in trials)
@@ -210,6 +214,9 @@ def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: flo
         f"  spectra           {spectra:.2f} s ({spectra / max(training, 1e-9):.1%} of training)",
         f"  fits and ranking  {fits:.2f} s ({fits / max(training, 1e-9):.1%} of training)",
     ]
+    status = predictor_status(study)
+    if status is not None:
+        lines += ["  predictor"] + [f"    {part}" for part in status.split("; ")]
     return "\n".join(lines)
 
 

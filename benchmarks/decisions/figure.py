@@ -10,8 +10,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
-from benchmarks.decisions.arms import OURS
-from benchmarks.decisions.arms import our_arms
+from benchmarks.decisions.arms import ablations
 from benchmarks.decisions.arms import resuming_arms
 from benchmarks.decisions.arms import sampler_arms
 from benchmarks.decisions.statistics import against
@@ -20,6 +19,10 @@ from benchmarks.decisions.statistics import load
 from benchmarks.decisions.statistics import mean_ranks
 from benchmarks.decisions.statistics import overall
 from benchmarks.environment import RESULTS
+from optuna_aelle.backtest.arms import NONE
+from optuna_aelle.backtest.arms import OURS
+from optuna_aelle.backtest.arms import Steps
+from optuna_aelle.backtest.arms import pruner_arms
 from optuna_aelle.backtest.outcomes import BUDGETS
 from optuna_aelle.visualization import pareto_front
 
@@ -69,18 +72,18 @@ def color(name: str) -> str:
     """By kind: ours, a variant of it, Optuna's, one that resumes, another peer."""
     if name == OURS:
         return _OURS
-    if name in {**our_arms(), **sampler_arms()}:
+    if name in {**ablations(), **sampler_arms()}:
         return _VARIANT
     if name in resuming_arms():
         return _RESUMING
-    if name.startswith(("Median", "Percentile", "SHA", "Hyperband", "none")):
+    if name in pruner_arms(Steps()):
         return _OPTUNA
     return _OTHER
 
 
 def draw_pareto(frame: pd.DataFrame, figure: Path) -> None:
     """Share of training against regret, all tables together: every arm, and the peers' fronts."""
-    means = overall(frame, ["epochs_share", "regret"]).drop(index="none", errors="ignore")
+    means = overall(frame, ["epochs_share", "regret"]).drop(index=NONE, errors="ignore")
     fig, axis = plt.subplots(figsize=(9.5, 6.2))
     fronts = _draw_fronts(axis, means)
     if OURS in means.index:
@@ -129,7 +132,7 @@ def draw_tables(frame: pd.DataFrame, figure: Path) -> None:
     for axis, table in zip(axes.flat, tables, strict=False):
         part = frame[frame["table"] == table]
         means = part.groupby("pruner", sort=False)[["epochs_share", "regret"]].mean()
-        _draw_fronts(axis, means.drop(index="none", errors="ignore"))
+        _draw_fronts(axis, means.drop(index=NONE, errors="ignore"))
         axis.set_title(table, fontsize=10)
     for axis in axes.flat[len(tables) :]:
         axis.axis("off")
@@ -196,7 +199,7 @@ def draw_ranks(frame: pd.DataFrame, figure: Path) -> None:
 
 def _peers(means: pd.DataFrame) -> pd.DataFrame:
     """Without ours, and without the one that prunes nothing."""
-    return means.drop(index=["none", *our_arms(), *sampler_arms()], errors="ignore")
+    return means.drop(index=[NONE, OURS, *ablations(), *sampler_arms()], errors="ignore")
 
 
 def _front(means: pd.DataFrame) -> list[int]:

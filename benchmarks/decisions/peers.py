@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import norm
 
-from optuna_aelle.prediction.features import ParameterEncoder
+from optuna_aelle.prediction.encoding import ParameterEncoder
 from optuna_aelle.trials.table import RecordedTrials
 
 FloatArray = npt.NDArray[np.float64]

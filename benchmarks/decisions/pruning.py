@@ -35,21 +35,21 @@ from optuna.exceptions import ExperimentalWarning
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from benchmarks.decisions.arms import OURS
 from benchmarks.decisions.arms import SHUFFLED
-from benchmarks.decisions.arms import aelle_sampler
-from benchmarks.decisions.arms import optuna_arms
-from benchmarks.decisions.arms import our_arms
-from benchmarks.decisions.arms import peer_arms
+from benchmarks.decisions.arms import all_arms
 from benchmarks.decisions.arms import resuming_arms
 from benchmarks.decisions.arms import sampler_arms
-from benchmarks.decisions.arms import tpe_sampler
 from benchmarks.decisions.figure import draw_all
+from benchmarks.decisions.samplers import aelle_sampler
+from benchmarks.decisions.samplers import tpe_sampler
 from benchmarks.environment import RESULTS
 from benchmarks.environment import describe_environment
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
+from optuna_aelle.backtest.arms import NONE
+from optuna_aelle.backtest.arms import OURS
+from optuna_aelle.backtest.arms import Steps
 from optuna_aelle.backtest.outcomes import measure_outcome
 from optuna_aelle.backtest.replay import replay
 from optuna_aelle.trials.table import RecordedTrials
@@ -62,7 +62,7 @@ N_TPE_REPEATS = 10
 SPECTRUM_EPOCHS = (-1, 3, 8, 21)
 # In the stream that a sampler decides, only what is closest to the decision.
 TPE_ARMS = (
-    "none",
+    NONE,
     "Median",
     "SHA η=2, min 1",
     "SHA η=4, min 1",
@@ -70,7 +70,7 @@ TPE_ARMS = (
     OURS,
     *sampler_arms(),
 )
-QUICK_ARMS = ("none", "Median", "SHA η=2, min 1", "Hyperband, min 1", OURS, SHUFFLED)
+QUICK_ARMS = (NONE, "Median", "SHA η=2, min 1", "Hyperband, min 1", OURS, SHUFFLED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +97,7 @@ def run(job: Job) -> pd.DataFrame:
 def _run(job: Job) -> pd.DataFrame:
     recorded = RecordedTrials.load(job.table)
     n_trials = min(N_TRIALS, len(recorded))
-    n_epochs = len(recorded.steps)
-    arms = optuna_arms(n_epochs) | peer_arms() | our_arms()
+    arms = all_arms(Steps.of(recorded))
     arms = {n: f for n, f in arms.items() if job.arms is None or n in job.arms}
     settings: dict[str, Any] = {
         "n_trials": n_trials,
@@ -137,7 +136,7 @@ def shuffle_spectra(recorded: RecordedTrials, seed: int) -> RecordedTrials:
             params=trial.params,
             distributions=trial.distributions,
             intermediate_values=trial.intermediate_values,
-            user_attrs=recorded.trials[other].user_attrs,
+            system_attrs=recorded.trials[other].system_attrs,
         )
         changed.number = trial.number
         trials.append(changed)

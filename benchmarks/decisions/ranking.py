@@ -31,9 +31,9 @@ from benchmarks.environment import describe_environment
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
-from optuna_aelle.prediction.features import ParameterEncoder
-from optuna_aelle.prediction.features import curve_statistics
-from optuna_aelle.prediction.predictor import Feature
+from optuna_aelle.prediction.curves import curve_statistics
+from optuna_aelle.prediction.encoding import ParameterEncoder
+from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.trials.table import RecordedTrials
 

@@ -64,7 +64,7 @@ def assemble(
             params=dict(configuration),
             distributions=_distributions(configuration, space),
             intermediate_values=dict(enumerate(map(float, values), start=1)),
-            user_attrs=attributes,
+            system_attrs=attributes,
         )
         trial.number = i
         trial.datetime_start = trial.datetime_complete = None

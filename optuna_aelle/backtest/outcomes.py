@@ -1,6 +1,6 @@
 """What came of a replayed study: cost, regret, and how good its predictions were.
 
-Notation: cost is counted in *steps*, as `trial.report` counts (epochs, as a rule); full compute is
+Notation: cost is counted in *steps*, as `optuna_aelle.trials.cost` counts them; full compute is
 what the stream of a repeat costs without pruning.
 """
 
@@ -16,14 +16,11 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from optuna_aelle.decisions.pruner import SCREENING_SHARE
-from optuna_aelle.trials.attributes import UNTRAINED_STEP
-from optuna_aelle.trials.attributes import decode_predictions
+from optuna_aelle.prediction.forecast import CENTRAL_80
+from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.trials.table import RecordedTrials
 
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
-# Standard deviations on either side that hold 80 % of a normal distribution.
-_CENTRAL_80 = 1.2815515655446004
 
 
 @dataclass
@@ -79,9 +76,8 @@ def measure(
 def _seconds_share(recorded: RecordedTrials, replayed: ReplayedStudy) -> float:
     """The share of the seconds of full training; NaN where a trial's time is not known."""
     per_step = recorded.step_seconds[replayed.indices]
-    full = [len(recorded.trials[i].intermediate_values) for i in replayed.indices]
     spent = float(per_step @ np.array(replayed.steps)) + replayed.overhead_seconds
-    whole = float(per_step @ np.array(full))
+    whole = float(per_step @ recorded.trained_steps[replayed.indices])
     return spent / whole if whole > 0.0 else math.nan
 
 
@@ -137,7 +133,7 @@ def measure_outcome(
 
 
 def _full_compute(recorded: RecordedTrials, indices: Sequence[int]) -> int:
-    return sum(len(recorded.trials[i].intermediate_values) for i in indices)
+    return int(recorded.trained_steps[list(indices)].sum())
 
 
 def _last(curve: np.ndarray[Any, Any]) -> float:
@@ -155,18 +151,15 @@ def _calibration(recorded: RecordedTrials, replayed: ReplayedStudy) -> dict[str,
         if math.isnan(final):
             continue
         before = sign * recorded.finals[replayed.indices[:position]]
-        for step, prediction in decode_predictions(trial).items():
-            within.append(abs(final - prediction.mean) <= _CENTRAL_80 * prediction.std)
-            if prediction.chance is None:
-                continue
-            if step == UNTRAINED_STEP:
+        for forecast in decode_forecasts(trial).values():
+            within.append(abs(final - forecast.value) <= CENTRAL_80 * forecast.value_std)
+            bar = sign * forecast.bar_value
+            if forecast.share is not None:
                 # What it is to reach, by the true ends, which the pruner did not see.
                 if np.isnan(before).all():
                     continue
-                bar = float(np.nanquantile(before, 1.0 - SCREENING_SHARE))
-            else:
-                bar = sign * prediction.bar
-            errors.append((prediction.chance - (sign * final >= bar)) ** 2)
+                bar = float(np.nanquantile(before, 1.0 - forecast.share))
+            errors.append((forecast.chance - (sign * final >= bar)) ** 2)
     return {
         "coverage": float(np.mean(within)) if within else math.nan,
         "brier": float(np.mean(errors)) if errors else math.nan,

@@ -31,10 +31,12 @@ from optuna_aelle.backtest.outcomes import ReplayedStudy
 from optuna_aelle.backtest.outcomes import mean_step_seconds
 from optuna_aelle.backtest.outcomes import measure
 from optuna_aelle.backtest.streams import RecordedStream
-from optuna_aelle.trials.attributes import LAMBDA_1_KEY
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import spectrum_payloads
+from optuna_aelle.trials.cost import first_step
+from optuna_aelle.trials.cost import steps_until
+from optuna_aelle.trials.storage import write_system_attributes
 from optuna_aelle.trials.table import RecordedTrials
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ def replay(
         recorded: The trials.
         pruners: Name to a function that makes a fresh pruner. Spectra are given to a pruner, and
             charged, if its attribute ``reads`` contains ``"spectra"``; a recorded curve, as user
-            attributes ``"train_loss:3"``, if it contains the curve's name.
+            attributes ``"train_loss:3"``, if it contains the curve's name. It is asked after
+            every report, and before the first one where there is an untrained spectrum or it has
+            ``asks_before_training``.
         n_trials: Configurations a study; all by default.
         n_repeats: Studies a pruner, each with another order.
         seed: Of orders and samplers; the same for all pruners.
@@ -82,7 +86,8 @@ def replay(
         One row a pruner and repeat:
 
         - ``pruner``, ``repeat``, ``n_trials``, ``n_complete``;
-        - ``epochs_share``: steps trained and overhead, as a share of full compute, of which
+        - ``epochs_share``: steps trained (as steps are numbered, however many reports they made)
+          and overhead, as a share of full compute, of which
           ``overhead_share`` is overhead; ``seconds_share``: the same in seconds, where a step of
           a large network costs more;
         - ``best_value``: the best of the trials that ran to their end, NaN if none did;
@@ -103,6 +108,10 @@ def replay(
 
     Raises:
         ValueError: ``n_trials`` is more than there are, or another argument is out of range.
+
+    Example:
+        >>> recorded = RecordedTrials.from_study(study)  # doctest: +SKIP
+        >>> replay(recorded, {"median": MedianPruner, "mine": MyPruner})  # doctest: +SKIP
     """
     available = _replayable(recorded)
     if n_trials is None:
@@ -192,6 +201,7 @@ def replay_study(
         reads = _reads(pruner, proposer)
         per_second = 1.0 / mean_step_seconds(recorded)
         proposed = getattr(proposer, "overhead_seconds", 0.0)
+        first = first_step(recorded.trials)
         for position in range(n_trials or len(order)):
             if keep_numbers:
                 _fill_gap(study, recorded.trials[order[position]].number)
@@ -200,7 +210,7 @@ def replay_study(
             proposing = getattr(proposer, "overhead_seconds", 0.0)
             replayed.overhead_seconds += proposing - proposed
             proposed = proposing
-            value = _replay_trial(recorded, index, trial, reads, replayed, spectrum_steps)
+            value = _replay_trial(recorded, index, trial, reads, replayed, spectrum_steps, first)
             if value is None:
                 study.tell(trial, state=TrialState.PRUNED)
                 continue
@@ -223,6 +233,14 @@ def _reads(pruner: BasePruner, proposer: BaseSampler | None = None) -> frozenset
     return own | _reads(wrapped) if isinstance(wrapped, BasePruner) else own
 
 
+def asks_before_training(pruner: BasePruner) -> bool:
+    """Whether a pruner, or one that it wraps, decides before the first report, too."""
+    if getattr(pruner, "asks_before_training", False):
+        return True
+    wrapped = getattr(pruner, "_wrapped_pruner", None)
+    return isinstance(wrapped, BasePruner) and asks_before_training(wrapped)
+
+
 @functools.cache
 def _warm_up() -> None:
     """Load what a predictor loads when it first fits: no study should pay for imports."""
@@ -239,10 +257,13 @@ def _replay_trial(
     reads: frozenset[str],
     replayed: ReplayedStudy,
     spectrum_steps: Collection[int] | None,
+    first: int,
 ) -> float | None:
     """One trial; its final value, or None where it was pruned."""
     source = recorded.trials[index]
     payloads = spectrum_payloads(source) if SPECTRA in reads else {}
+    # Of the untrained network most pruners have nothing to say, and some of no report at all.
+    before = UNTRAINED_STEP in payloads or asks_before_training(trial.study.pruner)
     if spectrum_steps is not None:
         payloads = {step: x for step, x in payloads.items() if step in spectrum_steps}
     curves = {name: recorded.curves[name][index] for name in recorded.curves if name in reads}
@@ -250,18 +271,15 @@ def _replay_trial(
     replayed.steps.append(0)
     for step in sorted({UNTRAINED_STEP, *payloads, *source.intermediate_values}):
         if step in payloads:
-            payload = payloads[step]
-            key = f"{SPECTRUM_PREFIX}{step}"
-            trial.set_user_attr(key, {**payload, "trial": trial.number})
-            if payload["exponents"][0] is not None:
-                trial.set_user_attr(LAMBDA_1_KEY, payload["exponents"][0])
+            payload = {**payloads[step], "trial": trial.number}
+            write_system_attributes(trial.study, trial, {f"{SPECTRUM_PREFIX}{step}": payload})
             replayed.overhead_seconds += payload.get("seconds", 0.0)
         if step in source.intermediate_values:
             for name, curve in curves.items():
                 trial.set_user_attr(f"{name}:{step}", float(curve[columns[step]]))
             trial.report(source.intermediate_values[step], step)
-            replayed.steps[-1] += 1
-        elif step != UNTRAINED_STEP:
+            replayed.steps[-1] = steps_until(step, first)
+        elif step != UNTRAINED_STEP or not before:
             continue
         started = time.perf_counter()
         prune = trial.should_prune()

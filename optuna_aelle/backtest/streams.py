@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import Trial
 from optuna.trial import TrialState
 
-from optuna_aelle.prediction.features import ParameterEncoder
+from optuna_aelle.prediction.encoding import ParameterEncoder
 
 
 class RecordedStream(BaseSampler):

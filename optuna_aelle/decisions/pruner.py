@@ -10,17 +10,17 @@ Each trial may be stopped in three ways.
 
 The predictor speaks only where its leave-one-out predictions of this study's own trials rank them
 better than chance and, during training, better than the value just reported ranks them. Its word
-is a function of what the storage holds, so parallel workers and resumed studies agree.
+is a function of what the storage holds, so parallel workers and resumed studies agree. Where it is
+silent, the study says why (`optuna_aelle.decisions.speech`).
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from optuna.pruners import BasePruner
@@ -30,88 +30,49 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from optuna.trial import create_trial
-from scipy.stats import norm
 
 from optuna_aelle._warnings import warn_once
-from optuna_aelle.prediction.features import is_lesson
-from optuna_aelle.prediction.features import reports
+from optuna_aelle.decisions.speech import SpeechRecord
+from optuna_aelle.decisions.speech import warn_of_missing_spectra
+from optuna_aelle.decisions.verdict import AELLE
+from optuna_aelle.decisions.verdict import DECISION_KEY
+from optuna_aelle.decisions.verdict import Verdict
+from optuna_aelle.decisions.verdict import decode_verdict
+from optuna_aelle.decisions.verdict import encode_verdict
+from optuna_aelle.decisions.verdict import verdict_of_pruner
+from optuna_aelle.prediction.cache import fitted_predictor
+from optuna_aelle.prediction.cache import lessons_of
+from optuna_aelle.prediction.curves import reports
+from optuna_aelle.prediction.forecast import Feature
+from optuna_aelle.prediction.forecast import Forecast
+from optuna_aelle.prediction.forecast import encode_forecast
 from optuna_aelle.prediction.predictor import FEATURES
 from optuna_aelle.prediction.predictor import MIN_LESSONS
-from optuna_aelle.prediction.predictor import Feature
 from optuna_aelle.prediction.predictor import PerformancePredictor
-from optuna_aelle.prediction.predictor import SpectrumRegressor
-from optuna_aelle.trials.attributes import FIT_SECONDS_KEY
+from optuna_aelle.prediction.spectra import SpectrumRegressor
 from optuna_aelle.trials.attributes import PREDICTED_FINAL_KEY
-from optuna_aelle.trials.attributes import PRUNE_REASON_KEY
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
-from optuna_aelle.trials.attributes import Prediction
-from optuna_aelle.trials.attributes import decode_reason
 from optuna_aelle.trials.attributes import decode_spectra
-from optuna_aelle.trials.attributes import encode_prediction
-from optuna_aelle.trials.attributes import encode_reason
+from optuna_aelle.trials.attributes import encode_fit_seconds
 from optuna_aelle.trials.attributes import fit_seconds
+from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import stored_trial
+from optuna_aelle.trials.storage import write_system_attributes
+from optuna_aelle.trials.storage import write_user_attributes
 
 # Before training there is no curve to correct a mistake: ask for the top fifth, not for the best.
-SCREENING_SHARE = 0.2
+_SCREENING_SHARE = 0.2
+# The top third of a rung is never stopped by a prediction: on public learning curves of recurrent
+# networks this halved the regret of pruning by the chance to beat the best.
 _RUNG_FLOOR = 1.0 / 3.0
+# η of the default halving: the least regret of those that halve from the first report on.
+_REDUCTION_FACTOR = 2
+# Before so many reports, halving decides as well as any prediction.
 _FIRST_RUNG = 4
-# Refits wait until there is half as much again to learn from: their cost stays in proportion.
-_REFIT_GROWTH = 1.5
+# Two lessons more than a fit needs: leave-one-out predictions are to say something.
+_LEAST_LESSONS = MIN_LESSONS + 2
 # What took less than this, in seconds, was no fit.
 _LEAST_CHARGE = 0.005
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    prune: bool
-    prediction: Prediction
-    reason: str
-
-
-class PredictorCache:
-    """Predictors by what they were fitted to: refits are caches, the storage is the truth."""
-
-    def __init__(
-        self,
-        features: Sequence[Feature],
-        n_startup_trials: int,
-        spectrum_regressor: Callable[[int], SpectrumRegressor] | None = None,
-    ) -> None:
-        self._features = tuple(features)
-        self._n_startup_trials = n_startup_trials
-        self._spectrum_regressor = spectrum_regressor
-        self._lock = threading.Lock()
-        self._latest: tuple[object, PerformancePredictor | None] | None = None
-
-    def get(self, study: Study) -> PerformancePredictor | None:
-        """The predictor that this study's storage calls for, None while nothing can be learned."""
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        lessons = sorted(filter(is_lesson, ended), key=_completion)
-        lessons = lessons[: _scheduled(len(lessons), self._n_startup_trials)]
-        key = (study.study_name, study.direction, tuple(map(_completion, lessons)))
-        with self._lock:
-            if self._latest is None or self._latest[0] != key:
-                predictor = PerformancePredictor(
-                    self._features,
-                    direction=study.direction.name.lower(),  # type: ignore[arg-type]
-                    spectrum_regressor=self._spectrum_regressor,
-                )
-                try:
-                    self._latest = (key, predictor.fit(lessons))
-                except ValueError:  # too few lessons, or all alike
-                    self._latest = (key, None)
-            return self._latest[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in ("_lock", "_latest")
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock, self._latest = threading.Lock(), None
 
 
 class AeLLEPruner(BasePruner):
@@ -120,7 +81,8 @@ class AeLLEPruner(BasePruner):
     Report spectra with `report_network` or `report_spectrum` before ``trial.report``; call
     ``trial.should_prune()`` once before training, too, if there is a spectrum at step −1. Without
     any spectra the pruner works from curve and hyperparameters alone. Every prune leaves its
-    reason on the trial (``aelle:prune_reason``), every prediction its mean, std and bar.
+    verdict on the trial, in words as ``aelle:decision``, and every prediction its forecast; the
+    study says in ``aelle:predictor`` where the predictor speaks and why it is silent elsewhere.
 
     Args:
         wrapped_pruner: Prunes beside the predictor, and alone wherever that abstains; successive
@@ -133,8 +95,14 @@ class AeLLEPruner(BasePruner):
         features: Groups of features of the predictor.
         spectrum_regressor: As in `PerformancePredictor`.
 
+    Attributes:
+        asks_before_training: Whether it decides before the first report, too.
+
     Raises:
         ValueError: An argument is out of range. Also from `prune`, in a multi-objective study.
+
+    Example:
+        >>> study = optuna.create_study(pruner=AeLLEPruner())  # doctest: +SKIP
     """
 
     def __init__(
@@ -166,17 +134,27 @@ class AeLLEPruner(BasePruner):
             )
         PerformancePredictor(features)  # checks them
         self._wrapped = wrapped_pruner
+        self._n_startup_trials = n_startup_trials
         self._n_warmup_steps = n_warmup_steps
         self._risk = risk
         self._calibration_interval = calibration_interval
-        self._cache = PredictorCache(features, n_startup_trials, spectrum_regressor)
-        self._reads_spectra = "spectrum" in features
+        self._features = tuple(features)
+        self._spectrum_regressor = spectrum_regressor
+        self._speech = SpeechRecord()
 
     @property
     def reads(self) -> frozenset[str]:
         """What `replay` must give and charge this pruner for besides reported values."""
         own = frozenset({"spectra"} if self._reads_spectra else ())
         return own | frozenset(getattr(self._wrapped, "reads", ()))
+
+    @property
+    def asks_before_training(self) -> bool:
+        return self._n_warmup_steps == 0
+
+    @property
+    def _reads_spectra(self) -> bool:
+        return "spectrum" in self._features
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop ``trial``; called by ``trial.should_prune()``."""
@@ -188,21 +166,26 @@ class AeLLEPruner(BasePruner):
             )
         # A live trial does not see what a pruner has written past it.
         stored = self._stored(study, trial)
-        known = decode_reason(stored)
-        if known is not None and known.startswith(f"{_moment(trial)}:"):
+        known = decode_verdict(stored)
+        if known is not None and known.step == _step(trial):
             return True
-        if known is None and stored.user_attrs.get(PRUNE_REASON_KEY) is not None:
+        if known is None and stored.user_attrs.get(DECISION_KEY) is not None:
             # Nobody should read why a failed attempt was pruned on the retry that inherited it.
-            self._write(study, trial, {PRUNE_REASON_KEY: None})
-        reason: str | None
+            self._write(study, trial, user={DECISION_KEY: None})
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
+        verdict: Verdict | None
         if self._wrapped_prunes(study, trial):
-            reason = f"{_moment(trial)}: {self._wrapped_name}"
+            verdict = self._verdict_of_wrapped(study, trial)
         else:
-            reason = self._predicted_reason(study, trial, stored)
-        if reason is None or self._is_calibration(trial) or self._must_keep(study, trial):
+            verdict = self._verdict_of_forecast(study, trial, stored)
+        if verdict is None or self._is_calibration(trial) or self._must_keep(study, trial):
             return False
-        self._write(study, trial, encode_reason(stored, reason))
+        self._write(
+            study,
+            trial,
+            system=encode_verdict(trial, verdict),
+            user={DECISION_KEY: verdict.sentence()},
+        )
         return True
 
     @property
@@ -214,16 +197,28 @@ class AeLLEPruner(BasePruner):
             wrapped = self._wrapped
             if wrapped is None:
                 # Its rungs count steps; the first is to be one report, however steps are spaced.
-                spacing = report_spacing([*study.get_trials(deepcopy=False), trial])
-                wrapped = SuccessiveHalvingPruner(min_resource=spacing, reduction_factor=2)
+                spacing = report_spacing([*every_trial(study), trial])
+                wrapped = SuccessiveHalvingPruner(
+                    min_resource=spacing, reduction_factor=_REDUCTION_FACTOR
+                )
             return wrapped.prune(study, trial)
         except Exception as error:  # an overnight study must go on, whatever is wrong there
             warn_once(
-                f"wrapped pruner failed:{type(error).__name__}",
+                "wrapped pruner failed",
                 f"{self._wrapped_name} failed on trial {trial.number} "
                 f"({type(error).__name__}: {error}) and abstains.",
+                error,
             )
             return False
+
+    def _verdict_of_wrapped(self, study: Study, trial: FrozenTrial) -> Verdict:
+        reduction_factor: int | None = _REDUCTION_FACTOR
+        if self._wrapped is not None:
+            reduction_factor = getattr(self._wrapped, "_reduction_factor", None)
+        try:
+            return verdict_of_pruner(study, trial, self._wrapped_name, reduction_factor)
+        except Exception:  # a storage hiccup must not undo a decision
+            return Verdict(self._wrapped_name, _step(trial))
 
     def _must_keep(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether nothing but failures came before, or nobody can tell."""
@@ -231,9 +226,10 @@ class AeLLEPruner(BasePruner):
             return _only_failures_before(study, trial)
         except Exception as error:  # a storage hiccup
             warn_once(
-                f"trials unreadable:{type(error).__name__}",
+                "trials unreadable",
                 f"The trials before {trial.number} could not be read ({type(error).__name__}: "
                 f"{error}); it is kept.",
+                error,
             )
             return True
 
@@ -241,76 +237,74 @@ class AeLLEPruner(BasePruner):
         interval = self._calibration_interval
         return interval > 0 and trial.number % interval == 0
 
-    def _predicted_reason(
+    def _verdict_of_forecast(
         self, study: Study, trial: FrozenTrial, stored: FrozenTrial
-    ) -> str | None:
+    ) -> Verdict | None:
         """Why the predictor would prune, None where it would not or abstains."""
         started = time.perf_counter()
         try:
-            verdict = self._judge(study, trial)
-            spent = fit_seconds(stored)
-            if verdict is None:
-                # A fit that led to nothing is charged, too; looking whether to ask is free.
-                seconds = time.perf_counter() - started
+            forecast = self._forecast(study, trial)
+            # Looking whether to ask is free; a fit that led to nothing is charged, too.
+            seconds = time.perf_counter() - started
+            charge = encode_fit_seconds(trial, fit_seconds(stored) + seconds)
+            if forecast is None:
                 if seconds > _LEAST_CHARGE:
-                    self._write(study, trial, {FIT_SECONDS_KEY: spent + seconds})
+                    self._write(study, trial, system=charge)
                 return None
+            stop = forecast.chance < self._risk and not self._in_rung_floor(study, trial)
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(
-                f"prediction failed:{type(error).__name__}",
+                "prediction failed",
                 f"The predictor failed on trial {trial.number} ({type(error).__name__}: {error}); "
                 f"{self._wrapped_name} decides alone.",
+                error,
             )
             return None
-        step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
-        attributes = encode_prediction(verdict.prediction, step, trial=trial.number)
-        attributes[PREDICTED_FINAL_KEY] = verdict.prediction.mean
-        seconds = time.perf_counter() - started
-        attributes[FIT_SECONDS_KEY] = spent + seconds
-        self._write(study, trial, attributes)
-        return verdict.reason if verdict.prune else None
+        self._write(
+            study,
+            trial,
+            system=encode_forecast(trial, forecast) | charge,
+            user={PREDICTED_FINAL_KEY: forecast.value},
+        )
+        if not stop:
+            return None
+        value = reports(trial)[-1] if trial.intermediate_values else None
+        return Verdict(
+            AELLE, forecast.step, value, forecast.bar_value, risk=self._risk, forecast=forecast
+        )
 
-    def _judge(self, study: Study, trial: FrozenTrial) -> _Verdict | None:
-        """The predictor's word, None where it abstains."""
+    def _forecast(self, study: Study, trial: FrozenTrial) -> Forecast | None:
+        """The predictor's word, None where it abstains; the study says why."""
         if not self._is_moment(trial):
             return None
-        step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
-        predictor = self._cache.get(study)
-        if predictor is None or predictor.n_lessons(step) < MIN_LESSONS + 2:
+        step = _step(trial)
+        predictor = fitted_predictor(
+            study, self._features, self._n_startup_trials, self._spectrum_regressor
+        )
+        if predictor is None:
+            n = len(lessons_of(study))
+            self._speech.waits(study, n, self._n_startup_trials)
+            return None
+        if self._reads_spectra and predictor.spectra is None:
+            warn_of_missing_spectra(study, predictor.lessons)
+        n_lessons = predictor.n_lessons(step)
+        if n_lessons < _LEAST_LESSONS:
+            self._speech.lacks_lessons(study, step, n_lessons, _LEAST_LESSONS)
             return None
         skill = predictor.skill(step)
-        if skill.lower_bound <= 0.0 or skill.model < skill.baseline:
+        self._speech.has_skill(study, step, skill)
+        if not skill.speaks:
             return None
-        means, stds = predictor.predict_standings([trial], step)
-        mean, std = float(means[0]), float(stds[0])
-        if trial.last_step is None:
-            bar = predictor.standing_quantile(SCREENING_SHARE)
-            bar_value = float(predictor.to_value(bar))
-        else:
-            bar, bar_value = predictor.best_standing, predictor.best_value
-        chance = float(norm.sf((bar - mean) / std))
-        values, value_stds = predictor.predict([trial], step)
-        prediction = Prediction(
-            mean=float(values[0]),
-            std=float(value_stds[0]),
-            bar=bar_value,
-            features=predictor.spoken_features(step),
-            chance=chance,
+        return predictor.forecast(
+            trial, step, share=_SCREENING_SHARE if step == UNTRAINED_STEP else None
         )
-        prune = chance < self._risk and not self._in_rung_floor(study, trial)
-        reason = (
-            f"{_moment(trial)}: predicted final {prediction.mean:.4g} ± {prediction.std:.2g} "
-            f"misses the bar {prediction.bar:.4g} (chance {chance:.3f} < {self._risk:g}); "
-            f"from {' + '.join(prediction.features) or 'the study mean'}"
-        )
-        return _Verdict(prune, prediction, reason)
 
     def _is_moment(self, trial: FrozenTrial) -> bool:
         """Whether the predictor is to be asked now at all; cheap, before anything is fetched."""
         step = trial.last_step
         if step is None:
-            untrained = UNTRAINED_STEP in decode_spectra(trial) or not self._reads_spectra
-            return self._n_warmup_steps == 0 and untrained
+            untrained = not self._reads_spectra or UNTRAINED_STEP in decode_spectra(trial)
+            return self.asks_before_training and untrained
         if step < self._n_warmup_steps or not math.isfinite(trial.intermediate_values[step]):
             return False
         return _is_rung(len(trial.intermediate_values))
@@ -324,7 +318,7 @@ class AeLLEPruner(BasePruner):
         own = sign * reports(trial)[-1]
         peers = [
             sign * reports(other)[n_reports - 1]
-            for other in study.get_trials(deepcopy=False)
+            for other in every_trial(study)
             if len(other.intermediate_values) >= n_reports and other.number != trial.number
         ]
         better = sum(value > own for value in peers)
@@ -333,19 +327,27 @@ class AeLLEPruner(BasePruner):
     def _stored(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
         """The trial with all its attributes, or one without any where it cannot be read."""
         try:
-            return study._storage.get_trial(trial._trial_id)
+            return stored_trial(study, trial)
         except Exception:  # the storage's other calls will tell
             return create_trial(state=TrialState.RUNNING)
 
-    def _write(self, study: Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+    def _write(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        *,
+        system: Mapping[str, Any] | None = None,
+        user: Mapping[str, Any] | None = None,
+    ) -> None:
         try:
-            for key, value in attributes.items():
-                study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            write_system_attributes(study, trial, system or {})
+            write_user_attributes(study, trial, user or {})
         except Exception as error:  # a storage hiccup must not undo a decision
             warn_once(
-                f"attribute not written:{type(error).__name__}",
+                "attribute not written",
                 f"Trial {trial.number}: the pruner's notes could not be stored "
                 f"({type(error).__name__}: {error}); its decision stands.",
+                error,
             )
 
 
@@ -361,32 +363,16 @@ def report_spacing(trials: Sequence[FrozenTrial]) -> int:
     return max([1, *(min(t.intermediate_values) for t in trials if t.intermediate_values)])
 
 
-def _moment(trial: FrozenTrial) -> str:
-    return "before training" if trial.last_step is None else f"step {trial.last_step}"
+def _step(trial: FrozenTrial) -> int:
+    return UNTRAINED_STEP if trial.last_step is None else trial.last_step
 
 
 def _only_failures_before(study: Study, trial: FrozenTrial) -> bool:
     """What failed trials had reported is no bar for the first one that may succeed."""
     return all(
         other.state == TrialState.FAIL or other.number == trial.number
-        for other in study.get_trials(deepcopy=False)
+        for other in every_trial(study)
     )
-
-
-def _completion(trial: FrozenTrial) -> tuple[float, int]:
-    """Lessons are learned in the order in which trials ended, the same for every worker."""
-    ended = trial.datetime_complete
-    return (ended.timestamp() if ended is not None else 0.0), trial.number
-
-
-def _scheduled(n: int, first: int) -> int:
-    """The largest entry up to ``n`` of first, 1.5 first, 1.5² first ...; 0 if there is none."""
-    if n < first:
-        return 0
-    reached = first
-    while (following := math.ceil(reached * _REFIT_GROWTH)) <= n:
-        reached = following
-    return reached
 
 
 def _is_rung(n_reports: int) -> bool:

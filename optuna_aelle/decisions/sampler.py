@@ -8,7 +8,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -21,12 +20,18 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
-from optuna_aelle.decisions.pruner import PredictorCache
+from optuna_aelle.decisions.branches import Branches
 from optuna_aelle.decisions.wrapping import WrappingSampler
+from optuna_aelle.prediction.cache import fitted_predictor
+from optuna_aelle.prediction.predictor import FEATURES
 from optuna_aelle.prediction.predictor import MIN_LESSONS
-from optuna_aelle.prediction.predictor import PerformancePredictor
+from optuna_aelle.prediction.predictor import FittedPredictor
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.attributes import encode_spectrum
+from optuna_aelle.trials.storage import DeferredWrites
+from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import write_system_attributes
 
 SpectrumFunction = Callable[[dict[str, Any]], Any]
 
@@ -43,8 +48,9 @@ class AeLLESampler(WrappingSampler):
     Args:
         spectrum_fn: Builds the untrained network of a configuration and returns its spectrum: a
             `LyapunovSpectrum`, exponents ``(k,)`` or ``(B, k)``, or None where there is none. It
-            may be given parameters of other branches of a conditional search space, too. Use
-            the setting with which the trials report theirs, `spectral_fingerprint`.
+            may be given parameters of other branches of a conditional search space, too; the
+            ranking leaves those out. Use the setting with which the trials report theirs,
+            `spectral_fingerprint`.
         base_sampler: Draws the candidates; by default TPE, multivariate and grouped. A sampler
             without relative sampling draws from the space that earlier trials have searched.
         n_candidates: Configurations drawn for each trial.
@@ -54,6 +60,13 @@ class AeLLESampler(WrappingSampler):
     Attributes:
         overhead_seconds: What further candidates, spectra and fits have cost in this process.
         reads: What `replay` must give and charge it for: the spectra of the trials.
+
+    Raises:
+        TypeError: ``spectrum_fn`` cannot be called.
+        ValueError: Another argument is out of range.
+
+    Example:
+        >>> sampler = AeLLESampler(lambda p: spectral_fingerprint(build(p), probe_inputs))
     """
 
     reads = frozenset({"spectra"})
@@ -80,7 +93,7 @@ class AeLLESampler(WrappingSampler):
         self._spectrum_fn = spectrum_fn
         super().__init__(base_sampler or _default_sampler(seed))
         self._n_candidates = n_candidates
-        self._cache = PredictorCache(("params", "spectrum"), n_startup_trials)
+        self._n_startup_trials = n_startup_trials
         self.overhead_seconds = 0.0
 
     def infer_relative_search_space(
@@ -127,20 +140,22 @@ class AeLLESampler(WrappingSampler):
             self._warn(error)
         try:
             # Only what the chosen draw wrote is stored, as if it had been drawn alone.
-            for key, value in chosen.written.items():
-                study._storage.set_trial_system_attr(trial._trial_id, key, value)
+            write_system_attributes(study, trial, chosen.written)
         except Exception as error:  # only parallel workers would have read it
             self._warn(error)
         self.overhead_seconds += time.perf_counter() - started
         return chosen.params
 
-    def _predictor(self, study: Study) -> PerformancePredictor | None:
+    def _predictor(self, study: Study) -> FittedPredictor | None:
         """The study's predictor, if it has shown skill before training."""
         started = time.perf_counter()
         try:
-            predictor = self._cache.get(study)
+            # All features, as the pruner: of untrained networks there is no curve, so that both
+            # share one fit.
+            predictor = fitted_predictor(study, FEATURES, self._n_startup_trials)
             if predictor is None or predictor.n_lessons(UNTRAINED_STEP) < MIN_LESSONS + 2:
                 return None
+            _warn_of_untold(study, predictor)
             skilled = predictor.skill(UNTRAINED_STEP).lower_bound > 0.0
             return predictor if skilled else None
         except Exception as error:  # an overnight study must go on, whatever is wrong here
@@ -151,14 +166,15 @@ class AeLLESampler(WrappingSampler):
 
     def _warn(self, error: Exception) -> None:
         warn_once(
-            f"sampler:{type(error).__name__}",
+            "sampler",
             f"Candidates cannot be ranked ({type(error).__name__}: {error}); "
             f"{type(self._base).__name__} draws alone.",
+            error,
         )
 
     def _best(
         self,
-        predictor: PerformancePredictor,
+        predictor: FittedPredictor,
         draws: Sequence[_Draw],
         space: Mapping[str, BaseDistribution],
         number: int,
@@ -167,20 +183,41 @@ class AeLLESampler(WrappingSampler):
         try:
             spectra = [self._spectrum_fn(dict(draw.params)) for draw in draws]
             if all(spectrum is None for spectrum in spectra):
+                warn_once(
+                    "spectrum_fn returned None",
+                    f"spectrum_fn returned None for all {len(draws)} candidates of trial "
+                    f"{number}: nothing can be ranked, and {type(self._base).__name__} draws "
+                    "alone. Return what spectral_fingerprint(network, probe_inputs) gives.",
+                )
                 return 0
+            branches = Branches(predictor.lessons)
             candidates = [
-                _candidate(draw.params, space, spectrum)
+                _candidate(draw.params, space, branches, spectrum)
                 for draw, spectrum in zip(draws, spectra, strict=True)
             ]
             means, _ = predictor.predict_standings(candidates, UNTRAINED_STEP)
             return int(np.argmax(means))
         except Exception as error:  # the user's function may fail on a rare configuration
             warn_once(
-                f"spectrum_fn:{type(error).__name__}",
+                "spectrum_fn",
                 f"Candidates of trial {number} could not be ranked ({type(error).__name__}: "
                 f"{error}); the first one is taken.",
+                error,
             )
             return 0
+
+
+def _warn_of_untold(study: Study, predictor: FittedPredictor) -> None:
+    """Warn once where no ended trial has told the spectrum of its untrained network."""
+    if any(UNTRAINED_STEP in decode_spectra(trial) for trial in predictor.lessons):
+        return
+    warn_once(
+        f"no untrained spectra:{study.study_name}",
+        f"None of the {len(predictor.lessons)} ended trials of '{study.study_name}' has the "
+        "spectrum of its untrained network: AeLLESampler ranks candidates by hyperparameters "
+        "alone. Call optuna_aelle.report_network(trial, network, probe_inputs, step=-1) before "
+        "training.",
+    )
 
 
 def _default_sampler(seed: int | None) -> BaseSampler:
@@ -201,51 +238,36 @@ class _Draw:
         trial: FrozenTrial,
         space: dict[str, BaseDistribution],
     ) -> None:
-        storage = _DeferredWrites(study._storage)
-        watched = cast(Study, _WatchedStudy(study, storage))
-        self.params = base.sample_relative(watched, trial, space)
+        watched = DeferredWrites(study)
+        self.params = base.sample_relative(watched.study, trial, space)
         if not self.params:
             self.params = {
-                name: base.sample_independent(watched, trial, name, distribution)
+                name: base.sample_independent(watched.study, trial, name, distribution)
                 for name, distribution in sorted(space.items())
             }
-        self.written = storage.written
-
-
-class _WatchedStudy:
-    """A study whose writes go elsewhere; what Hyperband hands to samplers cannot be copied."""
-
-    def __init__(self, study: Study, storage: _DeferredWrites) -> None:
-        self._watched = study
-        self._storage = storage
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._watched, name)
-
-
-class _DeferredWrites:
-    """A storage that keeps a trial's new system attributes to itself."""
-
-    def __init__(self, storage: Any) -> None:
-        self._storage = storage
-        self.written: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.written[key] = value
+        self.written = watched.written
 
 
 def _candidate(
-    params: Mapping[str, Any], space: Mapping[str, BaseDistribution], spectrum: Any
+    params: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+    branches: Branches,
+    spectrum: Any,
 ) -> FrozenTrial:
-    exponents = getattr(spectrum, "exponents", spectrum)
+    """What would be known of a candidate as a trial, with the parameters that it would have."""
+    taken = branches.taken(params)
+    attributes = {}
+    if spectrum is not None:
+        attributes = encode_spectrum(
+            getattr(spectrum, "exponents", spectrum),
+            UNTRAINED_STEP,
+            state_size=getattr(spectrum, "state_size", None),
+        )
     return create_trial(
         state=TrialState.RUNNING,
-        params=dict(params),
-        distributions={name: space[name] for name in params},
-        user_attrs={} if spectrum is None else encode_spectrum(exponents, UNTRAINED_STEP),
+        params={name: params[name] for name in taken},
+        distributions={name: space[name] for name in taken},
+        system_attrs=attributes,
     )
 
 
@@ -253,7 +275,7 @@ def _searched_space(study: Study) -> dict[str, BaseDistribution]:
     """The last distribution of each parameter, without those whose kind has changed."""
     space: dict[str, BaseDistribution] = {}
     changed: set[str] = set()
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+    for trial in every_trial(study, (TrialState.COMPLETE, TrialState.PRUNED)):
         for name, distribution in trial.distributions.items():
             known = space.get(name, distribution)
             # Categorical choices cannot change within a study; kinds of numbers can.

@@ -109,7 +109,20 @@ def fit_evidence(
         return float(value), np.array(slopes) + offset / _PRIOR_STD
 
     bounds = [(-6.0, 3.0)] * len(grams) + [(-3.0, 1.0)]
-    found = minimize(objective, prior, jac=True, method="L-BFGS-B", bounds=bounds)
+    # The second start, from groups that say little, is for a search that got lost.
+    starts = (prior, np.array([_LOG_SCALE - 2.0] * len(grams) + [0.0]))
+    found = None
+    for start in starts:
+        result = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        if np.isfinite(result.fun) and (found is None or result.fun < found.fun):
+            found = result
+        if result.success and np.isfinite(result.fun):
+            break
+    if found is None:
+        raise FloatingPointError(
+            f"Expected an evidence that is finite, got none from {len(starts)} starts for {n} "
+            f"rows and {len(grams)} groups of features. Are features or targets finite?"
+        )
     lower = cholesky(covariance(found.x), lower=True)
     inverse = cho_solve((lower, True), np.eye(n))
     return EvidenceRegression(

@@ -32,14 +32,19 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import decode_spectra
-from optuna_aelle.trials.attributes import encode_spectrum
+from optuna_aelle.trials.attributes import encode_fingerprint
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.attributes import spectrum_payloads
 from optuna_aelle.trials.attributes import spectrum_seconds
+from optuna_aelle.trials.cost import first_step
+from optuna_aelle.trials.cost import steps_until
+from optuna_aelle.trials.cost import trained_steps
+from optuna_aelle.trials.storage import add_as_it_is
 
 FloatArray = npt.NDArray[np.float64]
 
-FORMAT_VERSION = 1
+# Version 1 did not hold the sizes of the networks' states.
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +54,20 @@ class RecordedTrials:
     Attributes:
         name: Of the table; replays call their studies so.
         direction: ``"minimize"`` or ``"maximize"``.
-        trials: Finished ones, and pruned ones with what they had reported. Spectra are attributes,
-            as in a study. No other attributes are kept.
-        step_seconds: ``(n,)`` mean seconds that a reported step has taken, NaN where unknown.
+        trials: Finished ones, and pruned ones, with what they reported. Spectra are attributes, as
+            in a study. No other attributes are kept.
+        step_seconds: ``(n,)`` mean seconds that a trained step has taken (`trials.cost` says how
+            steps are counted), NaN where unknown.
         curves: More of what was recorded at each of ``steps``, ``(n, E)`` each: a test score, the
             training loss. NaN where there is nothing.
         metadata: Of any kind that JSON can hold: versions of data and code.
+
+    Raises:
+        ValueError: No trial has finished, one has reported nothing, or lengths differ.
+
+    Example:
+        >>> recorded = RecordedTrials.from_study(study)  # doctest: +SKIP
+        >>> recorded.save("mine.npz")  # doctest: +SKIP
     """
 
     name: str
@@ -74,6 +87,18 @@ class RecordedTrials:
                 f"Expected at least one finished trial that reported values, got none among "
                 f"{len(self.trials)}. Report after every epoch (trial.report), and let trials end."
             )
+        silent = [t.number for t in self.trials if not t.intermediate_values]
+        if silent:
+            raise ValueError(
+                f"Expected trials that reported values on their way, but {len(silent)} of "
+                f"{len(self.trials)} did not, the first of them trial {silent[0]}: there is "
+                "nothing to replay. Leave them out, as RecordedTrials.from_study does."
+            )
+        if self.step_seconds.shape != (len(self.trials),):
+            raise ValueError(
+                f"Shape mismatch: expected step_seconds of shape ({len(self.trials)},), one for "
+                f"each trial, got {self.step_seconds.shape}. Pass NaN where it is not known."
+            )
         shape = (len(self.trials), len(self.steps))
         for name, curve in self.curves.items():
             if curve.shape != shape:
@@ -87,13 +112,18 @@ class RecordedTrials:
     def __repr__(self) -> str:
         return (
             f"RecordedTrials({self.name!r}, {self.direction}, {len(self)} trials of up to "
-            f"{max(len(t.intermediate_values) for t in self.trials)} steps)"
+            f"{max(len(t.intermediate_values) for t in self.trials)} reports)"
         )
 
     @property
     def steps(self) -> list[int]:
         """Every step that a trial has reported, in order."""
         return sorted({step for trial in self.trials for step in trial.intermediate_values})
+
+    @property
+    def trained_steps(self) -> npt.NDArray[np.int64]:
+        """How many steps each trial has trained, ``(n,)``: what it cost."""
+        return np.array(trained_steps(self.trials), dtype=np.int64)
 
     @property
     def finals(self) -> FloatArray:
@@ -132,7 +162,7 @@ class RecordedTrials:
             name=study.study_name,
             direction="maximize" if maximize else "minimize",
             trials=kept,
-            step_seconds=np.array([_step_seconds(t) for t in replayable]),
+            step_seconds=_step_seconds(replayable),
         )
 
     def to_study(self, storage: Any = None, *, study_name: str | None = None) -> optuna.Study:
@@ -150,7 +180,7 @@ class RecordedTrials:
             timed = copy.copy(trial)
             timed.datetime_start = trial.datetime_start or now
             timed.datetime_complete = trial.datetime_complete or timed.datetime_start
-            study.add_trial(timed)
+            add_as_it_is(study, timed)
         return study
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -177,12 +207,14 @@ class RecordedTrials:
         spectra = np.full((len(self), len(spectrum_steps), FINGERPRINT_LENGTH), np.nan)
         costs = np.full(spectra.shape[:2], np.nan)
         lengths = np.zeros(spectra.shape[:2], dtype=np.int32)
+        state_sizes = np.zeros(spectra.shape[:2], dtype=np.int32)
         for row, trial in enumerate(self.trials):
             for step, payload in spectrum_payloads(trial).items():
                 column = spectrum_steps.index(step)
                 spectra[row, column] = decode_spectra(trial)[step]
                 costs[row, column] = payload.get("seconds", math.nan)
                 lengths[row, column] = payload["k"]
+                state_sizes[row, column] = payload.get("n", 0)
         metadata = {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -211,6 +243,7 @@ class RecordedTrials:
             "spectra": spectra.astype(np.float32),
             "spectrum_seconds": costs.astype(np.float32),
             "spectrum_lengths": lengths,
+            "state_sizes": state_sizes,
         } | {f"curve:{name}": curve for name, curve in self.curves.items()}
         narrow: dict[str, Any] = {name: _narrowed(array) for name, array in arrays.items()}
         # A handle rather than a name: numpy would append ".npz" to a name that lacks it.
@@ -260,7 +293,9 @@ class RecordedTrials:
 def _bare(trial: FrozenTrial) -> FrozenTrial:
     """The trial with its own spectra as its only attributes."""
     attributes = {
-        f"{SPECTRUM_PREFIX}{step}": {name: x for name, x in payload.items() if name != "trial"}
+        f"{SPECTRUM_PREFIX}{step}": {
+            name: x for name, x in payload.items() if name not in ("trial", "after")
+        }
         for step, payload in spectrum_payloads(trial).items()
     }
     return _frozen(
@@ -298,17 +333,18 @@ def _trial(
         if there
     }
     attributes: dict[str, Any] = {}
-    for step, exponents, seconds, length in zip(
-        arrays["spectrum_steps"].tolist(),
-        arrays["spectra"][row].astype(np.float64),
-        arrays["spectrum_seconds"][row].tolist(),
-        arrays["spectrum_lengths"][row].tolist(),
-        strict=True,
-    ):
-        if np.isnan(exponents).any():
+    for column, step in enumerate(arrays["spectrum_steps"].tolist()):
+        points = arrays["spectra"][row, column].astype(np.float64)
+        if np.isnan(points).any():
             continue
-        for key, payload in encode_spectrum(exponents, step, seconds=seconds).items():
-            attributes[key] = {**payload, "k": length}
+        size = int(arrays["state_sizes"][row, column]) if "state_sizes" in arrays else 0
+        attributes |= encode_fingerprint(
+            points,
+            step,
+            k=int(arrays["spectrum_lengths"][row, column]),
+            state_size=size or None,
+            seconds=float(arrays["spectrum_seconds"][row, column]),
+        )
     return _frozen(
         number=int(arrays["numbers"][row]),
         finished=bool(arrays["finished"][row]),
@@ -343,8 +379,8 @@ def _frozen(
         datetime_complete=times[1],
         params=params,
         distributions=distributions,
-        user_attrs=attributes,
-        system_attrs={},
+        user_attrs={},
+        system_attrs=attributes,
         intermediate_values=reports,
     )
 
@@ -354,12 +390,18 @@ def _end(trial: FrozenTrial) -> float:
     return float(trial.values[0]) if trial.values else math.nan
 
 
-def _step_seconds(trial: FrozenTrial) -> float:
-    """Mean seconds of a reported step, without spectra and fits; NaN where unknown."""
-    if trial.duration is None or not trial.intermediate_values:
-        return math.nan
-    seconds = trial.duration.total_seconds() - spectrum_seconds(trial) - fit_seconds(trial)
-    return max(seconds, 0.0) / len(trial.intermediate_values)
+def _step_seconds(trials: Sequence[FrozenTrial]) -> FloatArray:
+    """Mean seconds of a trained step ``(n,)``, without spectra and fits; NaN where unknown."""
+    first = first_step(trials)
+    means = []
+    for trial in trials:
+        n_steps = steps_until(trial.last_step, first)
+        if trial.duration is None or n_steps == 0:
+            means.append(math.nan)
+            continue
+        seconds = trial.duration.total_seconds() - spectrum_seconds(trial) - fit_seconds(trial)
+        means.append(max(seconds, 0.0) / n_steps)
+    return np.array(means)
 
 
 def _timestamp(moment: datetime.datetime | None) -> float:

@@ -1,4 +1,4 @@
-"""From trials to what a predictor learns from: standings, curves, hyperparameters.
+"""Where trials stand within their study, and what their learning curves say of it.
 
 A *lesson* is a trial that teaches something: a finished one with a finite value, or a pruned one
 that reported at least one. Its *standing* is where it came out in the study, as the normal score
@@ -11,13 +11,10 @@ bad loss can distort it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from optuna.distributions import BaseDistribution
-from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import norm
@@ -66,10 +63,17 @@ def standings(lessons: Sequence[FrozenTrial], sign: float) -> tuple[FloatArray, 
     """The standing of each lesson ``(n,)``, higher is better, and its variance ``(n,)``.
 
     Args:
-        lessons: Ended trials (`is_lesson`).
+        lessons: Ended trials. Those that are no lessons (`is_lesson`) come last, unknown.
         sign: +1 to maximise, −1 to minimise.
     """
-
+    silent = [i for i, t in enumerate(lessons) if not is_lesson(t)]
+    if silent:
+        # Of a trial that showed nothing nothing is known; it may not stand before any that did.
+        told = [i for i in range(len(lessons)) if i not in set(silent)]
+        scores, doubts = standings([lessons[i] for i in told], sign)
+        places, variance = np.zeros(len(lessons)), np.ones(len(lessons))
+        places[told], variance[told] = rankdata(scores), doubts
+        return normal_scores(places), variance
     finished = [i for i, t in enumerate(lessons) if t.state == TrialState.COMPLETE]
     pruned = [i for i, t in enumerate(lessons) if t.state != TrialState.COMPLETE]
     variance = np.zeros(len(lessons))
@@ -127,58 +131,3 @@ def curve_statistics(trials: Sequence[FrozenTrial], step: int, sign: float) -> F
         if len(values) and not np.isnan(values[-1]):
             row[:] = values[-1], np.nanmean(values)
     return rows
-
-
-class ParameterEncoder:
-    """Hyperparameters as columns of about unit spread: logarithms where searched so, one-hot.
-
-    A parameter that a trial does not have (a conditional one) takes the mean.
-    """
-
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        self._distributions: dict[str, BaseDistribution] = {}
-        for trial in trials:
-            self._distributions.update(trial.distributions)
-        raw = self._raw(trials)
-        with np.errstate(invalid="ignore"):
-            missing = np.isnan(raw)
-            count = np.maximum((~missing).sum(axis=0), 1)
-            self._center = np.where(missing, 0.0, raw).sum(axis=0) / count
-            centred = np.where(missing, 0.0, raw - self._center)
-        spread = np.sqrt((centred**2).sum(axis=0) / count)
-        self._varies = spread > 1e-12
-        self._scale = np.where(self._varies, spread, 1.0)
-
-    @property
-    def n_columns(self) -> int:
-        return int(self._varies.sum())
-
-    def encode(self, trials: Sequence[FrozenTrial]) -> FloatArray:
-        """Shape ``(n, n_columns)``."""
-        raw = self._raw(trials)
-        scaled = np.where(np.isnan(raw), 0.0, (raw - self._center) / self._scale)
-        return np.asarray(scaled[:, self._varies])
-
-    def _raw(self, trials: Sequence[FrozenTrial]) -> FloatArray:
-        columns = []
-        for name, distribution in sorted(self._distributions.items()):
-            internal = np.array([_internal(trial.params, name, distribution) for trial in trials])
-            if isinstance(distribution, CategoricalDistribution):
-                for choice in range(len(distribution.choices)):
-                    hit = (internal == choice).astype(np.float64)
-                    columns.append(np.where(np.isnan(internal), np.nan, hit))
-            elif getattr(distribution, "log", False):
-                columns.append(np.log(internal))
-            else:
-                columns.append(internal)
-        return np.stack(columns, axis=1) if columns else np.zeros((len(trials), 0))
-
-
-def _internal(params: Mapping[str, object], name: str, distribution: BaseDistribution) -> float:
-    if name not in params:
-        return math.nan
-    try:
-        return float(distribution.to_internal_repr(params[name]))
-    except (TypeError, ValueError):
-        # Another trial searched this name over another space.
-        return math.nan

@@ -1,0 +1,191 @@
+"""Why a trial was stopped: data on the trial, and the one sentence that people read.
+
+``aelle:verdict``, a system attribute, version 1::
+
+    {"version": 1, "by": "SuccessiveHalvingPruner", "step": 3, "value": 0.61, "bar": 0.55,
+     "rank": 9, "n_compared": 15, "rung": 1, "risk": null, "trial": 7}
+
+``by`` names the pruner, or is `AELLE` where a forecast decided, which then lies beside it
+(`optuna_aelle.prediction.forecast`). ``value`` is what the trial had, ``bar`` what was asked for
+(null where the pruner does not tell), ``rank`` its place among the ``n_compared`` trials that came
+as far, itself included; ``trial`` the trial that it was written for, since a retry inherits it.
+The sentence is made from this by `Verdict.sentence` and never read back; ``aelle:decision``, a
+user attribute, shows it in the dashboard.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.study import Study
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.prediction.curves import reports
+from optuna_aelle.prediction.forecast import Forecast
+from optuna_aelle.prediction.forecast import decode_forecasts
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.attributes import AnyTrial
+from optuna_aelle.trials.attributes import failed_attempts
+from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import latest
+
+# Among the attributes for people this one sorts first.
+DECISION_KEY = "aelle:decision"
+VERDICT_KEY = "aelle:verdict"
+VERDICT_VERSION = 1
+AELLE = "AeLLE"
+
+_RUNG = re.compile(r"completed_rung_(\d+)")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a trial was stopped.
+
+    Attributes:
+        by: The class of the pruner, or `AELLE` for a forecast.
+        step: The last reported one; −1 before training.
+        value: What the trial had reported last, in units of the objective.
+        bar: What it would have had to report, where the pruner tells.
+        rank: Its place among those that came as far, 1 is the best.
+        n_compared: How many those are, itself included.
+        rung: Of successive halving, counted from 0.
+        risk: A forecast stops a trial whose chance is below this.
+        forecast: What decided, where ``by`` is `AELLE`.
+
+    Example:
+        >>> print(decode_verdict(study.trials[7]).sentence())  # doctest: +SKIP
+        step 3: SuccessiveHalvingPruner, rung 1: 0.61 is place 9 of 15; 0.55 would have gone on
+    """
+
+    by: str
+    step: int
+    value: float | None = None
+    bar: float | None = None
+    rank: int | None = None
+    n_compared: int | None = None
+    rung: int | None = None
+    risk: float | None = None
+    forecast: Forecast | None = None
+
+    def sentence(self) -> str:
+        """The verdict in one line; chance and interval are on one scale, that of the standings."""
+        moment = "before training" if self.step == UNTRAINED_STEP else f"step {self.step}"
+        if self.forecast is not None:
+            return f"{moment}: {_of_forecast(self.forecast, self.risk)}"
+        rung = "" if self.rung is None else f", rung {self.rung}"
+        parts = []
+        if self.value is not None and self.rank is not None:
+            parts.append(f"{self.value:.4g} is place {self.rank} of {self.n_compared}")
+        elif self.step != UNTRAINED_STEP:
+            parts.append("what was reported is not a finite number")
+        if self.bar is not None:
+            parts.append(f"{self.bar:.4g} would have gone on")
+        reason = f": {'; '.join(parts)}" if parts else ""
+        return f"{moment}: {self.by}{rung}{reason}"
+
+
+def _of_forecast(forecast: Forecast, risk: float | None) -> str:
+    low, high = forecast.percentile_interval
+    if forecast.share is None:
+        bar = f"more than the best so far ({forecast.bar_value:.4g})"
+    else:
+        bar = f"the best {forecast.share:.0%} (about {forecast.bar_value:.4g})"
+    limit = "" if risk is None else f", below {_percent(risk)}"
+    return (
+        f"AeLLE expects about {forecast.value:.4g}, ahead of {forecast.percentile:.0%} of the "
+        f"trials (80 %: {low:.0%} to {high:.0%}), and asks for {bar}: chance "
+        f"{_percent(forecast.chance)}{limit}; from {' + '.join(forecast.spoke) or 'the mean'}"
+    )
+
+
+def _percent(share: float) -> str:
+    return "under 0.1%" if share < 0.0005 else f"{share:.1%}"
+
+
+def verdict_of_pruner(
+    study: Study, trial: FrozenTrial, by: str, reduction_factor: int | None = None
+) -> Verdict:
+    """What there is to say where a pruner that is not ours has stopped a trial.
+
+    Args:
+        study: The study.
+        trial: As the pruner saw it.
+        by: The class of the pruner.
+        reduction_factor: η, where it is successive halving: of n trials at a rung, n/η go on.
+    """
+    step = trial.last_step
+    if step is None:
+        return Verdict(by, UNTRAINED_STEP)
+    value = trial.intermediate_values[step]
+    if not math.isfinite(value):
+        return Verdict(by, step)
+    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    stored = latest(trial) or trial
+    rungs = [int(found[1]) for key in stored.system_attrs if (found := _RUNG.fullmatch(key))]
+    key = f"completed_rung_{max(rungs, default=-1)}"
+    rung = max(rungs, default=None)
+    if rung is not None and stored.system_attrs[key] == value:
+        # Those that reached the rung, as successive halving compared them.
+        peers = [t.system_attrs[key] for t in every_trial(study) if key in t.system_attrs]
+    else:
+        rung = None
+        n_reports = len(trial.intermediate_values)
+        peers = [
+            reports(other)[n_reports - 1]
+            for other in every_trial(study)
+            if len(other.intermediate_values) >= n_reports and other.number != trial.number
+        ]
+        peers.append(value)
+    bar = None
+    if rung is not None and reduction_factor is not None:
+        last_to_go_on = max(len(peers) // reduction_factor, 1)
+        bar = sorted(peers, key=lambda peer: -sign * peer)[last_to_go_on - 1]
+    return Verdict(
+        by,
+        step,
+        value=value,
+        bar=bar,
+        rank=1 + sum(sign * peer > sign * value for peer in peers),
+        n_compared=len(peers),
+        rung=rung,
+    )
+
+
+def encode_verdict(trial: FrozenTrial, verdict: Verdict) -> dict[str, Any]:
+    """Turn a verdict into the system attribute of ``trial`` that holds it."""
+    payload = {k: v for k, v in asdict(verdict).items() if k != "forecast"}
+    return {VERDICT_KEY: {"version": VERDICT_VERSION, **payload, "trial": trial.number}}
+
+
+def decode_verdict(trial: AnyTrial) -> Verdict | None:
+    """Why a trial was stopped; None where it was not, or where only a failed attempt was."""
+    stored = latest(trial)
+    payload = None if stored is None else stored.system_attrs.get(VERDICT_KEY)
+    if not isinstance(payload, Mapping) or payload.get("trial") in failed_attempts(trial):
+        return None
+    try:
+        if payload["version"] > VERDICT_VERSION:
+            raise ValueError(f"version {payload['version']}: upgrade optuna-aelle")
+        step = int(payload["step"])
+        forecast = decode_forecasts(trial).get(step) if payload["by"] == AELLE else None
+        names = ("value", "bar", "rank", "n_compared", "rung", "risk")
+        return Verdict(
+            str(payload["by"]),
+            step,
+            **{name: payload[name] for name in names},
+            forecast=forecast,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        warn_once(
+            "unreadable attribute",
+            f"'{VERDICT_KEY}' cannot be read ({type(error).__name__}: {error}); it is left out.",
+        )
+        return None

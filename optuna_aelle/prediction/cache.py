@@ -1,0 +1,103 @@
+"""Fitted predictors that a process shares: its pruner and sampler, its brackets, its threads.
+
+A fit is a function of the lessons that the storage holds, so whoever asks first makes it, and
+parallel workers come to the same.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_aelle.prediction.curves import is_lesson
+from optuna_aelle.prediction.forecast import Feature
+from optuna_aelle.prediction.predictor import FittedPredictor
+from optuna_aelle.prediction.predictor import PerformancePredictor
+from optuna_aelle.prediction.spectra import SpectrumRegressor
+from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import study_identity
+
+# Refits wait until there is half as much again to learn from: their cost stays in proportion.
+_REFIT_GROWTH = 1.5
+# Studies, features and moments that are in use side by side in one storage, generously.
+_MAX_FITS = 8
+
+_fits: WeakKeyDictionary[BaseStorage, OrderedDict[object, FittedPredictor | None]]
+_fits = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def fitted_predictor(
+    study: Study,
+    features: Sequence[Feature],
+    n_startup_trials: int,
+    spectrum_regressor: Callable[[int], SpectrumRegressor] | None = None,
+) -> FittedPredictor | None:
+    """The predictor that a study's storage calls for; None while nothing can be learned.
+
+    It learns from the trials of all of Hyperband's brackets, in the order in which they ended.
+
+    Args:
+        study: One objective.
+        features: As in `PerformancePredictor`.
+        n_startup_trials: Lessons of the first fit.
+        spectrum_regressor: As in `PerformancePredictor`.
+    """
+    lessons = lessons_of(study)
+    lessons = lessons[: _scheduled(len(lessons), n_startup_trials)]
+    if not lessons:
+        return None
+    storage, study_id = study_identity(study)
+    key = (
+        study_id,
+        study.direction,
+        tuple(features),
+        spectrum_regressor,
+        tuple(map(_completion, lessons)),
+    )
+    with _lock:
+        fits = _fits.setdefault(storage, OrderedDict())
+        if key not in fits:
+            predictor = PerformancePredictor(
+                features,
+                direction=study.direction.name.lower(),  # type: ignore[arg-type]
+                spectrum_regressor=spectrum_regressor,
+            )
+            try:
+                fits[key] = predictor.fit(lessons)
+            except ValueError:  # all alike
+                fits[key] = None
+            while len(fits) > _MAX_FITS:
+                fits.popitem(last=False)
+        fits.move_to_end(key)
+        return fits[key]
+
+
+def lessons_of(study: Study) -> list[FrozenTrial]:
+    """The trials that teach something, in the order in which they ended."""
+    ended = every_trial(study, (TrialState.COMPLETE, TrialState.PRUNED))
+    return sorted(filter(is_lesson, ended), key=_completion)
+
+
+def _completion(trial: FrozenTrial) -> tuple[float, int]:
+    ended = trial.datetime_complete
+    return (ended.timestamp() if ended is not None else 0.0), trial.number
+
+
+def _scheduled(n: int, first: int) -> int:
+    """The largest entry up to ``n`` of first, 1.5 first, 1.5² first ...; 0 if there is none."""
+    if n < first:
+        return 0
+    reached = first
+    while (following := math.ceil(reached * _REFIT_GROWTH)) <= n:
+        reached = following
+    return reached

@@ -1,0 +1,116 @@
+"""From standings back to values of the objective.
+
+Notation: n lessons with their standings; a lesson that finished has one end, one that was pruned
+may have had any of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+from scipy.stats import norm
+from sklearn.isotonic import isotonic_regression
+
+FloatArray = npt.NDArray[np.float64]
+
+# An even grid of probabilities, as standard scores.
+_NORMAL_QUANTILES = norm.ppf((np.arange(40) + 0.5) / 40)
+# Ends so many times as far below the median as the best is above it are all alike.
+_WILD = 10.0
+# Ends that are known count as if they were uncertain by this share of all that there are, lest the
+# map run through each of them.
+_LEAST_DOUBT = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class ValueMap:
+    """Mean and standard deviation of the values that belong to the lessons' standings.
+
+    Attributes:
+        standings: ``(m,)`` those that there are, ascending.
+        means: ``(m,)``, in units of the objective; monotone.
+        stds: ``(m,)``.
+        slope: Of values by standings, beyond the lessons.
+    """
+
+    standings: FloatArray
+    means: FloatArray
+    stds: FloatArray
+    slope: float
+
+    def value(self, standing: npt.ArrayLike) -> FloatArray:
+        """The final value that belongs to a standing: between lessons, interpolated."""
+        x = np.asarray(standing, dtype=np.float64)
+        inside = np.interp(x, self.standings, self.means)
+        beyond = np.maximum(x - self.standings[-1], 0.0) + np.minimum(x - self.standings[0], 0.0)
+        return np.asarray(inside + self.slope * beyond)
+
+    def distribution(self, mean: FloatArray, std: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of the value where the standing is uncertain, ``(n,)``."""
+        possible = mean[:, None] + std[:, None] * _NORMAL_QUANTILES
+        values = self.value(possible)
+        own = np.interp(possible, self.standings, self.stds)
+        return values.mean(axis=1), np.sqrt(values.var(axis=1) + (own**2).mean(axis=1))
+
+
+def fit_values(lessons: Sequence[FrozenTrial], standings: FloatArray, sign: float) -> ValueMap:
+    """Learn which values belong to which standings, by isotonic regression.
+
+    Args:
+        lessons: Ended trials.
+        standings: ``(n,)`` theirs.
+        sign: +1 to maximise, −1 to minimise.
+    """
+    ends = _possible_ends(lessons, sign)
+    places, members = np.unique(standings, return_inverse=True)
+    shared = [
+        np.concatenate([ends[i] for i in np.flatnonzero(members == place)])
+        for place in range(len(places))
+    ]
+    means = np.array([values.mean() for values in shared])
+    stds = np.array([values.std() for values in shared])
+    # Ends that are known say more of what belongs to their standing.
+    relative = stds / (float(np.ptp(means)) or 1.0)
+    weights = 1.0 / (relative**2 + max(float(np.median(relative)), _LEAST_DOUBT) ** 2)
+    means = isotonic_regression(means, sample_weight=weights, increasing=sign > 0.0)
+    # Beyond the lessons, go on as in their middle half: ends may be wild.
+    middle_half = float(np.ptp(np.percentile(means, [25, 75])))
+    slope = sign * middle_half / max(float(np.ptp(places)) / 2.0, 0.5)
+    return ValueMap(places, means, stds, slope)
+
+
+def _possible_ends(lessons: Sequence[FrozenTrial], sign: float) -> list[FloatArray]:
+    """The final values that each lesson may have, all as likely; one where it finished.
+
+    What a pruned trial would have come to is not known: two times in three it would have gained
+    what a finished trial gained from there, and else nothing more.
+    """
+    finished = [t for t in lessons if t.state == TrialState.COMPLETE]
+    gains: dict[int, FloatArray] = {}
+    seen: list[float] = []
+    ends = []
+    for trial in lessons:
+        if trial.state == TrialState.COMPLETE:
+            seen.append(trial.values[0])
+            ends.append(np.array([trial.values[0]]))
+            continue
+        steps = [s for s, v in sorted(trial.intermediate_values.items()) if np.isfinite(v)]
+        if steps[-1] not in gains:
+            left = [
+                t.values[0] - t.intermediate_values[steps[-1]]
+                for t in finished
+                if np.isfinite(t.intermediate_values.get(steps[-1], np.nan))
+            ]
+            gains[steps[-1]] = np.array([*left, *left, *[0.0] * max(len(left), 1)])
+        seen.append(trial.intermediate_values[steps[-1]])
+        ends.append(seen[-1] + gains[steps[-1]])
+    # A wild value says "bad" and no more. How far values reach, those tell that were seen.
+    known = sign * np.array(seen)
+    reach = known.max() - np.median(known) or np.ptp(known)
+    low, high = np.median(known) - _WILD * reach, known.max() + reach
+    return [sign * np.clip(sign * values, low, high) for values in ends]
