@@ -16,26 +16,27 @@ from optuna.trial import create_trial
 
 from benchmarks.decisions import pruning
 from benchmarks.decisions import ranking
-from benchmarks.decisions.arms import OURS
 from benchmarks.decisions.arms import SHUFFLED
-from benchmarks.decisions.arms import LinearRegressor
-from benchmarks.decisions.arms import aelle_sampler
-from benchmarks.decisions.arms import optuna_arms
-from benchmarks.decisions.arms import our_arms
-from benchmarks.decisions.arms import peer_arms
+from benchmarks.decisions.arms import all_arms
 from benchmarks.decisions.arms import resuming_arms
 from benchmarks.decisions.peers import CurveRegressionPruner
 from benchmarks.decisions.peers import LossSumPruner
 from benchmarks.decisions.peers import TopK
+from benchmarks.decisions.regressors import LinearRegressor
+from benchmarks.decisions.samplers import aelle_sampler
 from benchmarks.decisions.statistics import against
 from benchmarks.decisions.statistics import cliques
 from benchmarks.decisions.statistics import holm
 from benchmarks.decisions.statistics import load
 from benchmarks.decisions.statistics import mean_ranks
 from benchmarks.decisions.statistics import overall
+from benchmarks.environment import RESULTS
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import DEVELOPMENT_TABLES
+from optuna_aelle import AeLLEPruner
 from optuna_aelle import RecordedTrials
+from optuna_aelle.backtest.arms import OURS
+from optuna_aelle.backtest.arms import Steps
 from optuna_aelle.backtest.replay import replay
 from optuna_aelle.backtest.replay import replay_study
 from optuna_aelle.trials.attributes import spectrum_payloads
@@ -53,11 +54,19 @@ def with_losses(table: RecordedTrials) -> RecordedTrials:
 
 def test_every_arm_runs_and_reports_the_same_columns() -> None:
     table = with_losses(made_table(30))
-    arms = optuna_arms(10) | peer_arms() | our_arms()
+    arms = all_arms(Steps.of(table))
     frame = replay(table, arms, n_trials=15, n_repeats=1)
     assert list(frame["pruner"]) == list(arms)
     assert frame[["epochs_share", "regret", "best_kept", "chosen_test"]].notna().all().all()
     assert (frame.loc[frame["pruner"] == "none", "regret"] == 0.0).all()
+
+
+def test_results_know_the_names_of_the_arms() -> None:
+    recorded = load(RESULTS / "pruning.json")
+    arms = {*all_arms(Steps(last=27)), *resuming_arms()}
+    assert {*recorded.loc[recorded["stream"] == "random", "pruner"]} == arms
+    assert {*recorded.loc[recorded["stream"] == "tpe", "pruner"]} == {*pruning.TPE_ARMS}
+    assert {*pruning.QUICK_ARMS} <= arms
 
 
 def test_top_k_by_hand() -> None:
@@ -111,8 +120,8 @@ def test_the_regression_prunes_what_cannot_win_and_keeps_the_best() -> None:
 def test_shuffling_moves_whole_sets_of_spectra() -> None:
     table = made_table(20)
     blind = pruning.shuffle_spectra(table, 0)
-    before = [str(t.user_attrs) for t in table.trials]
-    after = [str(t.user_attrs) for t in blind.trials]
+    before = [str(t.system_attrs) for t in table.trials]
+    after = [str(t.system_attrs) for t in blind.trials]
     assert sorted(before) == sorted(after)
     assert before != after
     assert [t.values for t in table.trials] == [t.values for t in blind.trials]
@@ -220,7 +229,7 @@ def test_the_command_writes_results_and_figures(
     frame = load(tmp_path / "pruning.json")
     assert set(frame["stream"]) == {"random", "tpe"}
     random = frame[frame["stream"] == "random"]
-    expected = {*optuna_arms(10), *peer_arms(), *our_arms(), *resuming_arms()}
+    expected = {*all_arms(Steps.of(table)), *resuming_arms()}
     assert set(random["pruner"]) == expected
     assert random.groupby("pruner")["repeat"].nunique().eq(2).all()
     for name in ("pruning.png", "pruning_tables.png", "pruning_ranks.png"):
@@ -296,5 +305,5 @@ def test_the_sampler_ranks_what_is_then_trained_and_pays_for_it(
 def test_intervals_cover_the_recorded_ends(name: str) -> None:
     # Nominally .8, for networks that the pruner itself kept from being seen to the end.
     recorded = RecordedTrials.load(TABLES / f"{name}.npz")
-    frame = replay(recorded, {OURS: our_arms()[OURS]}, n_trials=60, n_repeats=3)
+    frame = replay(recorded, {OURS: AeLLEPruner}, n_trials=60, n_repeats=3)
     assert 0.65 <= frame["coverage"].mean() <= 0.97
