@@ -1,7 +1,8 @@
-"""What a measurement was taken on."""
+"""What was a measurement taken on, and where are its results?"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
@@ -40,6 +41,20 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
         environment["device"] = torch.cuda.get_device_name(device)
         environment["cuda"] = torch.version.cuda
     return environment
+
+
+def results_file(prog: str, description: str | None, default: Path) -> Path:
+    """The file that a command is given to draw or print; ``default`` if none."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", nargs="?", type=Path, default=default)
+    path: Path = parser.parse_args().results
+    if not path.is_file():
+        parser.error(f"expected a results file, but there is none at {str(path)!r}")
+    return path
 
 
 def _processor() -> str:

@@ -19,6 +19,7 @@ from studies.training import BATCH_SIZE
 from studies.training import SequenceNetwork
 from studies.training import Task
 
+# Of 1,797 images; accuracy then goes in steps of a quarter of a percent.
 N_TRAIN = 1000
 N_VALIDATION = 400
 

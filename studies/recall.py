@@ -20,8 +20,10 @@ from studies.training import SequenceNetwork
 from studies.training import Task
 
 DELAY = 40
+# Fresh sequences every epoch, and those that score.
 N_TRAIN = 1000
 N_VALIDATION = 500
+# About half the spread of the numbers to remember, which is 0.58.
 NOISE = 0.3
 
 

@@ -31,6 +31,7 @@ Params = Mapping[str, Any]
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 # A spectrum changes fast at first and slowly later; few keep its cost small against an epoch.
 SPECTRUM_EPOCHS = (-1, 2, 7, 20, 54)
+# Twenty updates an epoch of a thousand sequences.
 BATCH_SIZE = 50
 
 

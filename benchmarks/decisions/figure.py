@@ -1,6 +1,6 @@
-"""Figures and tables of `benchmarks.decisions.pruning`, from its results file alone.
+"""What did `benchmarks.decisions.pruning` find? Figures and tables, from its results file alone.
 
-python -m benchmarks.decisions.figure
+python -m benchmarks.decisions.figure [RESULTS.json]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.decisions.statistics import load
 from benchmarks.decisions.statistics import mean_ranks
 from benchmarks.decisions.statistics import overall
 from benchmarks.environment import RESULTS
+from benchmarks.environment import results_file
 from optuna_aelle.backtest.arms import NONE
 from optuna_aelle.backtest.arms import OURS
 from optuna_aelle.backtest.arms import Steps
@@ -37,6 +38,7 @@ _OURS, _VARIANT, _OPTUNA, _RESUMING, _OTHER = (
     "#ffb300",
     "#90a4ae",
 )
+# Beyond lies what hardly prunes; a wider axis would press the others together.
 _MOST_SPENT = 0.6
 _RANKED = (
     "Median",
@@ -58,6 +60,7 @@ _RANKED_BY = {
     "regret": "regret at the end",
     "regret_at_20": "regret at 20 % of full training",
 }
+# As many as a page is wide.
 _TABLE_ARMS = (
     "Median",
     "SHA η=2, min 1",
@@ -322,8 +325,9 @@ def draw_all(results: Path, folder: Path, name: str = "pruning") -> None:
 
 def main() -> None:
     """Redraw the figures and print the tables."""
-    results = RESULTS / "pruning.json"
-    draw_all(results, RESULTS)
+    default = RESULTS / "pruning.json"
+    results = results_file("python -m benchmarks.decisions.figure", __doc__, default)
+    draw_all(results, results.parent, results.stem)
     print(report(results))
 
 

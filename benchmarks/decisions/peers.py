@@ -1,4 +1,6 @@
-"""Peers that Optuna does not ship, for the comparison of pruners.
+"""How do pruners decide that Optuna does not ship? Peers for `benchmarks.decisions.pruning`.
+
+A new one needs a class here and an entry in `benchmarks.decisions.arms.peer_arms`.
 
 - The sum of training losses, ranked at every epoch (an estimate of training speed).
 - A regression on curve and hyperparameters that prunes where P(beat the best) is small: Domhan,

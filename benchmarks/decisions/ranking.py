@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,6 +38,7 @@ from optuna_aelle.prediction.encoding import ParameterEncoder
 from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.trials.table import RecordedTrials
+from studies.arguments import positive
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -44,6 +47,7 @@ from matplotlib.lines import Line2D
 FloatArray = npt.NDArray[np.float64]
 Part = tuple[npt.NDArray[np.intp], FloatArray]
 
+# One split into halves depends on its draw; six take minutes.
 _N_SPLITS = 6
 SCORE = "score"
 FOREST = "hyperparameters, random forest"
@@ -53,6 +57,7 @@ SIGNALS: dict[str, tuple[Feature, ...]] = {
     "hyperparameters + spectrum": ("params", "spectrum"),
     "all": ("params", "spectrum", "curve"),
 }
+# Those after which spectra were recorded.
 EPOCHS = (-1, 1, 2, 3, 5, 8, 13, 21)
 _COLORS = {
     SCORE: "#1e88e5",
@@ -211,18 +216,29 @@ def table_text(results: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rank every table, write the results, draw the figure, print the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decisions.ranking", description=__doc__
+        prog="python -m benchmarks.decisions.ranking",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tables", nargs="+", default=[*REPORT_TABLES, *DEVELOPMENT_TABLES])
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        default=[*REPORT_TABLES, *DEVELOPMENT_TABLES],
+        help="names; by default all",
+    )
+    parser.add_argument("--workers", type=positive, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
     paths = [TABLES / f"{name}.npz" for name in options.tables]
+    missing = [path.stem for path in paths if not path.exists()]
+    if missing:
+        there = ", ".join(sorted(path.stem for path in TABLES.glob("*.npz")))
+        parser.error(f"argument --tables: expected some of {there}, got {', '.join(missing)}")
     with ProcessPoolExecutor(options.workers) as pool:
-        there = [path for path in paths if path.exists()]
-        tables = list(tqdm(pool.map(rank, there), total=len(there), desc="tables"))
+        tables = list(tqdm(pool.map(rank, paths), total=len(paths), desc="tables"))
     results = {
-        "command": "python -m benchmarks.decisions.ranking",
+        "command": " ".join(["python -m benchmarks.decisions.ranking", *given]),
         "environment": describe_environment(),
         "tables": tables,
     }

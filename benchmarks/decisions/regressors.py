@@ -18,8 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 FloatArray = npt.NDArray[np.float64]
 
-# Ridge penalties to choose from by held-out error, for columns of unit spread: a decade apart, as
-# the error is flat around its least.
+# Ridge penalties to choose from by held-out error, for columns of unit spread.
 _PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 
 

@@ -1,4 +1,7 @@
-"""What the replays of `benchmarks.decisions.pruning` say, from its results file alone.
+"""Which differences between pruners are more than chance?
+
+From the results file of `benchmarks.decisions.pruning` alone; `benchmarks.decisions.figure` prints
+them.
 
 Means are taken over the repeats of a table first, then over tables, so that every table counts
 the same. Intervals are bootstrapped over tasks, whose tables are not independent, and over repeats
@@ -21,7 +24,9 @@ from scipy.stats import wilcoxon
 
 FloatArray = npt.NDArray[np.float64]
 
+# Enough that the ends of a 95 % interval, the 50th draws from either side, are steady.
 N_BOOTSTRAP = 2000
+# By convention.
 SIGNIFICANCE = 0.05
 
 

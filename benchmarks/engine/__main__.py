@@ -32,6 +32,7 @@ from benchmarks.engine.peers import peers
 from benchmarks.engine.study import fingerprint
 from benchmarks.engine.study import many_models
 from benchmarks.engine.study import memory
+from benchmarks.engine.timing import ARCHITECTURES
 from benchmarks.engine.timing import Row
 from benchmarks.engine.timing import Setting
 from benchmarks.engine.timing import gemm_cost
@@ -39,6 +40,8 @@ from benchmarks.engine.timing import methods
 from benchmarks.engine.timing import speed
 from benchmarks.environment import RESULTS
 from benchmarks.environment import describe_environment
+from studies.arguments import device
+from studies.arguments import positive
 
 SECTIONS: dict[str, Callable[[Setting], Row]] = {
     "accuracy": accuracy,
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     torch.set_num_threads(1)
     setting = Setting(
-        torch.device(options.device),
+        options.device,
         quick=options.quick,
         only_architectures=tuple(options.architecture),
         only_sizes=tuple(options.size),
@@ -121,10 +124,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     parser.add_argument("--section", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--architecture", nargs="+", default=[], help="only these cases")
-    parser.add_argument("--size", nargs="+", type=int, default=[], help="only these hidden sizes")
+    parser.add_argument(
+        "--architecture",
+        nargs="+",
+        choices=list(ARCHITECTURES),
+        default=[],
+        help="only these cases",
+    )
+    parser.add_argument(
+        "--size", nargs="+", type=positive, default=[], help="only these hidden sizes"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, as a smoke test")
     parser.add_argument(
         "--output", type=Path, help="results file; the figure goes beside it (default: results/)"

@@ -1,4 +1,6 @@
-"""What the engine is measured against: the same spectra by QR at every step.
+"""What would the same spectra cost by QR at every step? What the engine is measured against.
+
+    python -m benchmarks.engine --section speed
 
 Notation: Q (B, N, N) the orthonormal frame, J (B, N, N) the Jacobian of one step, exponents in
 nats per step. Every way has the right time order Q <- J_t Q; they differ in a step's operations:

@@ -1,4 +1,4 @@
-"""One layer's step and its Jacobian, written in three ways, for `benchmarks.engine.baselines`.
+"""What is the Jacobian of one step? Written in three ways, for `benchmarks.engine.baselines`.
 
 Notation: x (B, D) input, h (B, H) hidden state, c (B, H) cell state, y pre-activations, U a gate's
 recurrent weights, σ the logistic function, N the size of the Jacobian.

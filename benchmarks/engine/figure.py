@@ -1,12 +1,11 @@
-"""Figure of `benchmarks.engine`, from its results file alone.
+"""What did `benchmarks.engine` find, in four panels? From its results file alone.
 
-python -m benchmarks.engine.figure
+python -m benchmarks.engine.figure [RESULTS.json]
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from benchmarks.engine.table import SPEED_TARGETS
 from benchmarks.environment import RESULTS
+from benchmarks.environment import results_file
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -26,12 +27,6 @@ _COLORS = {
     "LSTM full": "#fb8c00",
     "GRU": "#1e88e5",
     "RNN": "#00897b",
-}
-# What the engine is to reach at least against the public way, by hidden size.
-_TARGETS = {
-    "LSTM hidden": {64: 11.0, 128: 15.0, 256: 22.0, 512: 22.0},
-    "GRU": {256: 6.5, 512: 8.8},
-    "RNN": {256: 3.0, 512: 4.0},
 }
 _ERRORS = {
     "QR float32": ("s", "#9e9e9e"),
@@ -70,7 +65,7 @@ def _speed(axis: Axes, section: Any) -> None:
         sizes = [row["hidden_size"] for row in rows]
         axis.plot(sizes, [r["public_over_ours"] for r in rows], "-o", color=color, label=name)
         axis.plot(sizes, [r["plain_over_ours"] for r in rows], ":", color=color, lw=1.5)
-        targets = {h: r for h, r in _TARGETS.get(name, {}).items() if h in sizes}
+        targets = {h: r for h, r in SPEED_TARGETS.get(name, {}).items() if h in sizes}
         axis.plot(list(targets), list(targets.values()), "_", color=color, ms=16, mew=1.2)
     axis.plot([], [], "-", color="#424242", label="the public way")
     axis.plot([], [], ":", color="#424242", label="plain float32 QR")
@@ -144,5 +139,6 @@ def _sizes(axis: Axes, section: Any) -> None:
 
 
 if __name__ == "__main__":
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS / "engine.json"
+    default = RESULTS / "engine.json"
+    source = results_file("python -m benchmarks.engine.figure", __doc__, default)
     draw(source, source.with_suffix(".png"))

@@ -1,4 +1,7 @@
-"""Peak memory of one spectrum, to be measured in a fresh process."""
+"""How much memory does one spectrum take at its peak? To be measured in a fresh process.
+
+python -m benchmarks.engine --section memory
+"""
 
 from __future__ import annotations
 

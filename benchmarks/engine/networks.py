@@ -1,4 +1,4 @@
-"""The networks whose exponents `benchmarks.engine.accuracy` checks, and an exact answer."""
+"""Whose exponents does `benchmarks.engine.accuracy` check? Networks, and an exact answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from torch import nn
 
 from benchmarks.engine.timing import Setting
 
+# The product over 30 steps at gain 10 spans 420 to 510 decades: 300 digits lose the small ones of
+# its exponents, 600 give those of 1200.
 DIGITS = 600
 _CELLS = "optuna_aelle.lyapunov.cells"
 _CELL_NAMES = ("AntisymmetricRNN", "CoRNN", "LipschitzRNN", "LEM", "ExponentialRNN")
+# Radians a step, primes over a hundred: together they repeat after 628 steps only.
 _FREQUENCIES = (0.11, 0.23, 0.37, 0.61)
+# Of one update. After 60 the loss is .02, where the signal's variance is .5.
 _STEPS = 50
 _BATCH = 32
 

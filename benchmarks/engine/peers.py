@@ -1,4 +1,6 @@
-"""Other packages on the same network: the section of `benchmarks.engine` that needs them.
+"""How fast are other packages on the same network, and do they agree?
+
+    python -m benchmarks.engine --section peers
 
 Same weights, same starts, same first frame, all exponents, one core. The peers know autonomous
 maps, so the network is driven by one constant input. They come with ``pip install
@@ -32,6 +34,7 @@ from tqdm import tqdm
 
 from benchmarks.engine.baselines import initial_frame
 from benchmarks.engine.cells import PlainCell
+from benchmarks.engine.timing import N_INPUTS
 from benchmarks.engine.timing import WARMUP
 from benchmarks.engine.timing import Row
 from benchmarks.engine.timing import Setting
@@ -42,8 +45,9 @@ from optuna_aelle.lyapunov import lyapunov_spectrum
 
 DType = Literal["float32", "float64"]
 Run = Callable[[], npt.NDArray[np.float64]]
+# Few: one of the peers takes starts one after the other.
 _BATCH = 4
-_N_INPUTS = 10
+# Any: of the first frame.
 _SEED = 7
 
 
@@ -122,9 +126,9 @@ def _compare(
 def _problem(module: type[nn.RNNBase], size: int, setting: Setting) -> Problem:
     torch.manual_seed(0)
     make: Any = module
-    network = make(_N_INPUTS, size)
+    network = make(N_INPUTS, size)
     n_state = size * (2 if network.mode == "LSTM" else 1)
-    constant = torch.randn(_N_INPUTS).expand(WARMUP + setting.measured_steps, _BATCH, -1)
+    constant = torch.randn(N_INPUTS).expand(WARMUP + setting.measured_steps, _BATCH, -1)
     starts = torch.randn(_BATCH, n_state, dtype=torch.float64)
     frame = initial_frame(n_state, torch.Generator().manual_seed(_SEED))
     return Problem(network, constant.contiguous(), starts, frame)

@@ -1,4 +1,9 @@
-"""What the engine costs inside a study: the other sections of `benchmarks.engine` on costs."""
+"""What does the engine cost inside a study?
+
+A fingerprint in training epochs, many networks at once, memory by length of the sequence.
+
+    python -m benchmarks.engine --section fingerprint many_models memory
+"""
 
 from __future__ import annotations
 
@@ -29,9 +34,11 @@ from optuna_aelle.lyapunov import lyapunov_spectra
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import spectral_fingerprint
 
+# An epoch as small as that of scikit-learn's digits, 1,797 images of 64 pixels: the smaller the
+# epoch, the larger a fingerprint's share.
 _EPOCH_SEQUENCES = 1800
-_BATCH = 64
 _STEPS = 64
+_BATCH = 64
 
 
 def fingerprint(setting: Setting) -> Row:

@@ -1,4 +1,6 @@
-"""Seconds of all exponents: the sections of `benchmarks.engine` that time the engine itself.
+"""How many seconds do all exponents take?
+
+    python -m benchmarks.engine --section speed gemm_cost methods
 
 Calls that are compared run in turns, one of each a round, so that a ratio is taken between
 neighbours in time; what is reported is the median over rounds of the ratio within a round.
@@ -34,8 +36,11 @@ ARCHITECTURES: dict[str, tuple[Callable[[int, int], nn.RNNBase], StateKind]] = {
     "RNN": (nn.RNN, "full"),
     "LSTM full": (nn.LSTM, "full"),
 }
+# The engine's own default.
 WARMUP = 20
+# Any: input weights are no part of a Jacobian.
 N_INPUTS = 10
+# Five rounds of four such calls would take more than an hour.
 _SLOW_SECONDS = 200.0
 _SLOW_ROUNDS = 3
 

@@ -1,4 +1,4 @@
-"""Record a table: many configurations of one task, trained to the end, none pruned.
+"""Where would every configuration have ended? Record a table: all trained to the end.
 
 Networks of one shape train side by side. Every finished stack is a file of its own, so an
 interrupted run goes on where it stopped, and two commands with another ``--part`` share the work.
@@ -33,8 +33,11 @@ from benchmarks.record.tables import REPORT_TABLES
 from benchmarks.record.tasks import TASKS
 from benchmarks.record.tasks import Task
 from benchmarks.record.training import train_stack
+from studies.arguments import device
+from studies.arguments import positive
 
 CACHE = Path("cache/record")
+# A stack is what an interruption loses.
 MAX_STACK = 16
 CELLS = (*N_GATES, "mixed")
 
@@ -130,18 +133,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.record", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.record",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--task", choices=sorted(TASKS))
-    parser.add_argument("--cell")
+    parser.add_argument("--cell", choices=CELLS)
     parser.add_argument("--tables", nargs="+", default=[], help="names like digits-rnn")
-    parser.add_argument("--all", action="store_true")
-    parser.add_argument("--configs", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=27)
-    parser.add_argument("--part", type=_part, default=(0, 1), help="k/n: this of n shares")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--tables-folder", type=Path, default=TABLES)
-    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--all", action="store_true", help="all in benchmarks/tables")
+    parser.add_argument("--configs", type=positive, default=200, help="configurations a table")
+    parser.add_argument("--epochs", type=positive, default=27, help="of each")
+    parser.add_argument("--part", type=_part, default=(0, 1), help="k/n: the k-th of n shares")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:0 ...")
+    parser.add_argument("--tables-folder", type=Path, default=TABLES, help="of the results")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="of finished stacks")
     options = parser.parse_args(arguments)
+    if (options.task is None) != (options.cell is None):
+        parser.error("expected --task and --cell together")
     if options.task:
         options.tables.append(f"{options.task}-{options.cell}")
     if not (options.tables or options.all):
@@ -155,7 +164,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _part(text: str) -> tuple[int, int]:
-    index, count = map(int, text.split("/"))
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 0 <= index < count:
+        raise argparse.ArgumentTypeError(f"expected k/n with 0 <= k < n, such as 0/2, got {text}")
     return index, count
 
 

@@ -1,8 +1,10 @@
-"""Networks of one cell, size and depth, side by side: every weight has a leading axis of networks.
+"""How are hundreds of small networks trained in hours? Those of one shape side by side.
+
 
 Notation: G networks, B sequences of T steps with D inputs, H units, n gates, L layers, O outputs.
-A stack computes what its networks would compute one by one, in a few large products instead of
-many small ones; `Stack.module` gives one of them back as the module that the engine takes.
+Every weight has a leading axis of networks. A stack computes what its networks would compute one
+by one, in a few large products instead of many small ones; `Stack.module` gives one of them back
+as the module that the engine takes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ N_GATES = {"rnn": 1, "gru": 3, "lstm": 4, "antisymmetric": 1, "cornn": 1, "lem":
 # A coupled LSTM has i = 1 − f, a minimal GRU r = 1 − z: one gate's weights are those of the
 # other with the sign changed, as rows of blocks (tied, source).
 TIED_GATES = {"lstm": (0, 1), "gru": (0, 1)}
+# The defaults of `AntisymmetricRNN`.
 EPSILON, GAMMA = 0.1, 0.01
+# The stiffness of `CoRNN`; for tens of steps, not hundreds, a larger step and less damping.
 CORNN_DT, CORNN_GAMMA, CORNN_EPSILON = 0.1, 2.7, 2.0
 
 

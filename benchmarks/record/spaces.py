@@ -1,4 +1,4 @@
-"""The search spaces of the recorded tables, and configurations drawn from them.
+"""What do the recorded tables search? Spaces, and configurations drawn from them.
 
 A *plain* space has one cell, and its learning rate spans two decades. In a *mixed* space the
 hyperparameters do not describe the network: cell, depth, gating and the scheme of initialisation

@@ -1,4 +1,4 @@
-"""From the recorded stacks to a table: one `RecordedTrials` file.
+"""What does a table hold? From the recorded stacks to one `RecordedTrials` file.
 
 Steps count epochs from 1, so that ``min_resource=1`` of a pruner means one epoch.
 """

@@ -1,4 +1,4 @@
-"""The recorded tables by name: ``task-cell``."""
+"""Which tables are there, and which of them may a design look at? By name, ``task-cell``."""
 
 from __future__ import annotations
 

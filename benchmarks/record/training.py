@@ -1,4 +1,4 @@
-"""Train a stack of networks and keep what every epoch showed.
+"""What did every epoch of a training show? Train a stack of networks, and keep it.
 
 Notation: G networks, E epochs, S fingerprints of k exponents (nats per step).
 """
@@ -22,9 +22,11 @@ from optuna_aelle.fingerprint import resample_exponents
 from optuna_aelle.lyapunov import lyapunov_spectra
 from optuna_aelle.lyapunov.spectrum import FloatArray
 
-# −1 is the untrained network, 0 follows the first epoch.
+# −1 is the untrained network, 0 follows the first epoch. Spectra change fast at first.
 SPECTRUM_STEPS = (-1, 0, 1, 2, 4, 7, 12, 20)
+# Those of `spectral_fingerprint`.
 SPECTRUM_WARMUP, SPECTRUM_LENGTH = 16, 64
+# Torch's defaults, and its epsilon below.
 ADAM_BETAS, RMSPROP_BETA = (0.9, 0.999), 0.99
 # Plain gradient steps need about this much more to keep pace with normalised ones. They follow a
 # running mean of gradients with Adam's first rate, which is a momentum of .9 at twice the rate.

@@ -1,4 +1,4 @@
-"""Ten tasks for recurrent networks, by name. A new one is a class, and its name in `TASKS`."""
+"""Which tasks are there? Ten for recurrent networks; a new one is a class and its line here."""
 
 from __future__ import annotations
 

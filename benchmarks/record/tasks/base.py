@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Data = tuple[Tensor, Tensor]
-# Ten to fifty updates an epoch, with as few sequences as the tasks have.
+# 8 to 48 updates an epoch, with as few sequences as the tasks have.
 BATCH_SIZE = 25
-# As many as the studies take their fingerprints along.
+# As many as `spectral_fingerprint` looks at.
 PROBE_SEQUENCES = 4
 # Twice the error of blind guessing: a network that does worse has failed, as one that diverged.
 WORST_ERROR = 2.0
