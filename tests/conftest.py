@@ -124,7 +124,7 @@ def made_trials(
                     "cell": optuna.distributions.CategoricalDistribution(["rnn", "gru"]),
                 },
                 intermediate_values={s: sign * (final + 1.0 / (s + 1)) for s in range(n_steps)},
-                user_attrs=encode_spectrum(synthetic_spectrum(quality, rng), -1),
+                system_attrs=encode_spectrum(synthetic_spectrum(quality, rng), -1),
             )
         )
     return trials

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import decode_spectra
-from optuna_aelle.trials.attributes import PRUNE_REASON_KEY
+from optuna_aelle.decisions.verdict import decode_verdict
 from tests.conftest import run_synthetic
 from tests.conftest import skip_unless_required
 
@@ -65,7 +65,7 @@ def test_a_study_on_a_server(server: tuple[BaseStorage, str]) -> None:
     for here, there in zip(in_memory.trials, study.trials, strict=True):
         assert here.state == there.state
         assert list(decode_spectra(here)) == list(decode_spectra(there)) == [-1]
-        assert here.user_attrs.get(PRUNE_REASON_KEY) == there.user_attrs.get(PRUNE_REASON_KEY)
+        assert decode_verdict(here) == decode_verdict(there)
     assert any(t.state == TrialState.PRUNED and t.last_step is None for t in study.trials)
 
 

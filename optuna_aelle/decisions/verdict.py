@@ -35,6 +35,7 @@ from optuna_aelle.trials.attributes import AnyTrial
 from optuna_aelle.trials.attributes import failed_attempts
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import latest
+from optuna_aelle.trials.storage import stored_trial
 
 # Among the attributes for people this one sorts first.
 DECISION_KEY = "aelle:decision"
@@ -128,7 +129,8 @@ def verdict_of_pruner(
     if not math.isfinite(value):
         return Verdict(by, step)
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    stored = latest(trial) or trial
+    # Successive halving has just written what it compared.
+    stored = stored_trial(study, trial)
     rungs = [int(found[1]) for key in stored.system_attrs if (found := _RUNG.fullmatch(key))]
     key = f"completed_rung_{max(rungs, default=-1)}"
     rung = max(rungs, default=None)

@@ -113,7 +113,10 @@ def fit_evidence(
     starts = (prior, np.array([_LOG_SCALE - 2.0] * len(grams) + [0.0]))
     found = None
     for start in starts:
-        result = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        try:
+            result = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        except np.linalg.LinAlgError:
+            continue
         if np.isfinite(result.fun) and (found is None or result.fun < found.fun):
             found = result
         if result.success and np.isfinite(result.fun):

@@ -44,9 +44,17 @@ def _pairs(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.asarray((total**2 - squared) / (n_columns * (n_columns - 1)))
 
 
-CONSTANT = Kernel(_ones, lambda a: np.ones(len(a)))
-LINEAR = Kernel(_products, lambda a: np.asarray((a**2).sum(axis=1) / a.shape[1]))
+def _one(a: FloatArray) -> FloatArray:
+    return np.ones(len(a))
+
+
+def _squares(a: FloatArray) -> FloatArray:
+    return np.asarray((a**2).sum(axis=1) / a.shape[1])
+
+
+CONSTANT = Kernel(_ones, _one)
+LINEAR = Kernel(_products, _squares)
 # Any function of two columns at a time: the mean, over pairs of columns, of the products of their
 # Gaussian kernels. Duvenaud, Nickisch and Rasmussen, "Additive Gaussian Processes", NeurIPS 2011:
 # the additive kernel of second order.
-PAIRWISE = Kernel(_pairs, lambda a: np.ones(len(a)))
+PAIRWISE = Kernel(_pairs, _one)

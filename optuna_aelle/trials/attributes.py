@@ -155,7 +155,8 @@ def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> 
     """Write a spectrum on a live trial. Call it before ``trial.report`` and ``should_prune``.
 
     A second spectrum for the same step is ignored with a warning, as ``trial.report`` does. A
-    spectrum with NaN is left out with a warning: the trial goes on without it.
+    spectrum with NaN, or one that the storage does not take, is left out with a warning: the trial
+    goes on without it.
 
     Args:
         trial: The running trial.
@@ -194,13 +195,21 @@ def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> 
         return
     ((key, payload),) = attribute.items()
     payload |= {"trial": trial.number, "after": None if stored is None else _last_report(stored)}
-    if isinstance(trial, optuna.Trial):
-        write_system_attributes(trial.study, trial, {key: payload})
-    else:
-        # An `optuna.trial.FixedTrial` has nothing else.
-        trial.set_user_attr(key, payload)
-    if payload["exponents"][0] is not None:
-        trial.set_user_attr(LAMBDA_1_KEY, payload["exponents"][0])
+    try:
+        if isinstance(trial, optuna.Trial):
+            write_system_attributes(trial.study, trial, {key: payload})
+        else:
+            # An `optuna.trial.FixedTrial` has nothing else.
+            trial.set_user_attr(key, payload)
+        if payload["exponents"][0] is not None:
+            trial.set_user_attr(LAMBDA_1_KEY, payload["exponents"][0])
+    except Exception as error:  # a storage hiccup must not end an overnight training
+        warn_once(
+            "spectrum not stored",
+            f"The spectrum of trial {trial.number} at step {step} could not be stored "
+            f"({type(error).__name__}: {error}); the trial goes on without it.",
+            error,
+        )
 
 
 def fit_seconds(trial: FrozenTrial) -> float:

@@ -50,7 +50,7 @@ def made_table(
             params={"x": float(rng.uniform())},
             distributions={"x": optuna.distributions.FloatDistribution(0.0, 1.0)},
             intermediate_values={step: sign * float(v) for step, v in enumerate(curve)},
-            user_attrs=encode_spectrum(synthetic_spectrum(quality, rng), -1, seconds=0.01),
+            system_attrs=encode_spectrum(synthetic_spectrum(quality, rng), -1, seconds=0.01),
         )
         trial.number = number
         trial.datetime_start = trial.datetime_complete = None
@@ -65,6 +65,8 @@ def made_table(
 
 class Oracle(BasePruner):
     """Knows where every trial ends; lets none but the best one run."""
+
+    asks_before_training = True
 
     def __init__(self, ends: Mapping[float, float], sign: float) -> None:
         self._ends = ends
@@ -130,7 +132,7 @@ def test_spectra_help_and_shuffled_spectra_do_not() -> None:
             params=trial.params,
             distributions=trial.distributions,
             intermediate_values=trial.intermediate_values,
-            user_attrs=table.trials[other].user_attrs,
+            system_attrs=table.trials[other].system_attrs,
         )
         changed.number = trial.number
         shuffled.append(changed)
@@ -314,7 +316,7 @@ def test_a_pruner_sees_nothing_of_what_is_to_come() -> None:
                 params=trial.params,
                 distributions=trial.distributions,
                 intermediate_values=trial.intermediate_values,
-                user_attrs=trial.user_attrs | late,
+                system_attrs=trial.system_attrs | late,
             )
         )
     losses = np.ones((4, N_STEPS))
@@ -341,8 +343,8 @@ def test_spectra_of_other_steps_are_left_out() -> None:
     table = made_table(4)
     with_it = replay_study(table, Reader(), range(4), spectrum_steps=(-1, 3))
     without = replay_study(table, Reader(), range(4), spectrum_steps=(3,))
-    assert all("aelle:spectrum:-1" in t.user_attrs for t in with_it.study.trials)
-    assert not any(t.user_attrs for t in without.study.trials)
+    assert all("aelle:spectrum:-1" in t.system_attrs for t in with_it.study.trials)
+    assert not any("aelle:spectrum:-1" in t.system_attrs for t in without.study.trials)
     assert with_it.overhead_seconds > 0.04 > without.overhead_seconds
 
 
@@ -478,3 +480,12 @@ def test_sixty_trials_take_less_than_half_a_second() -> None:
         replay(table, {"sha": SuccessiveHalvingPruner}, n_repeats=1)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.5
+
+
+def test_a_pruner_that_reads_the_last_value_is_asked_after_the_first_report() -> None:
+    class OverOne(BasePruner):
+        def prune(self, study: Study, trial: FrozenTrial) -> bool:
+            return trial.intermediate_values[trial.last_step] > 1.0  # type: ignore[index]
+
+    frame = replay(made_table(n=6), {"over one": OverOne}, n_repeats=1)
+    assert frame["n_trials"].tolist() == [6]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.pruners import BasePruner
 from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
@@ -18,11 +20,16 @@ from optuna.trial import TrialState
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLEWarning
+from optuna_aelle import report_network
 from optuna_aelle import report_spectrum
 from optuna_aelle.decisions.pruner import _is_rung
-from optuna_aelle.decisions.pruner import _scheduled
-from optuna_aelle.trials.attributes import PRUNE_REASON_KEY
-from optuna_aelle.trials.attributes import decode_predictions
+from optuna_aelle.decisions.speech import predictor_status
+from optuna_aelle.decisions.verdict import AELLE
+from optuna_aelle.decisions.verdict import DECISION_KEY
+from optuna_aelle.decisions.verdict import decode_verdict
+from optuna_aelle.prediction.cache import _scheduled
+from optuna_aelle.prediction.forecast import decode_forecasts
+from optuna_aelle.trials.attributes import fit_seconds
 from tests.conftest import run_synthetic
 from tests.conftest import synthetic_spectrum
 
@@ -64,19 +71,38 @@ def test_every_prune_leaves_its_reason(storage: BaseStorage) -> None:
     run_synthetic(study, 50, plateau=2)
     pruned = study.get_trials(states=(TrialState.PRUNED,))
     assert pruned
-    reasons = [t.user_attrs[PRUNE_REASON_KEY] for t in pruned]
-    before = [r for r in reasons if r.startswith("before training: predicted final")]
-    assert before
-    assert "misses the bar" in before[0]
-    assert "from " in before[0]
-    assert before[0].endswith("spectrum")
-    assert any(r.endswith("SuccessiveHalvingPruner") for r in reasons)
+    verdicts = [decode_verdict(t) for t in pruned]
+    by_forecast = [v for v in verdicts if v is not None and v.by == AELLE]
+    by_halving = [v for v in verdicts if v is not None and v.by == "SuccessiveHalvingPruner"]
+    assert len(by_forecast) + len(by_halving) == len(pruned)
+    for t, verdict in zip(pruned, verdicts, strict=True):
+        assert verdict is not None
+        assert t.user_attrs[DECISION_KEY] == verdict.sentence()
+        assert verdict.step == (-1 if t.last_step is None else t.last_step)
+    untrained = [v for v in by_forecast if v.step == -1]
+    assert untrained
+    for verdict in untrained:
+        forecast = verdict.forecast
+        assert forecast is not None
+        assert forecast.chance < verdict.risk == 0.05
+        # One scale: with so small a chance, the bar lies beyond the interval.
+        assert forecast.percentile_interval[1] < 0.8
+        assert verdict.sentence().startswith("before training: AeLLE expects about ")
+        assert verdict.sentence().endswith("spectrum")
+    for verdict in by_halving:
+        assert verdict.value is not None
+        assert verdict.bar is not None
+        assert verdict.rank is not None
+        assert verdict.n_compared is not None
+        assert 1 <= verdict.rank <= verdict.n_compared
+        assert verdict.value > verdict.bar
+        assert f"place {verdict.rank} of {verdict.n_compared}" in verdict.sentence()
     for t in study.get_trials(states=(TrialState.COMPLETE,)):
-        assert PRUNE_REASON_KEY not in t.user_attrs
-    predicted = [t for t in study.trials if decode_predictions(t)]
-    for t in predicted:
-        assert math.isfinite(t.user_attrs["aelle:predicted_final"])
-        assert t.user_attrs["aelle:fit_seconds"] > 0.0
+        assert DECISION_KEY not in t.user_attrs
+    for t in study.trials:
+        if decode_forecasts(t):
+            assert math.isfinite(t.user_attrs["aelle:predicted_final"])
+            assert fit_seconds(t) > 0.0
 
 
 def test_without_skill_the_predictor_hardly_speaks() -> None:
@@ -202,14 +228,14 @@ def test_first_trial_and_all_failed_are_kept() -> None:
 def test_a_storage_hiccup_does_not_stop_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_with(AeLLEPruner())
     run_synthetic(study, 20, plateau=4)
-    real = study._storage.set_trial_user_attr
+    real = study._storage.set_trial_system_attr
 
     def hiccup(trial_id: int, key: str, value: Any) -> None:
-        if key.startswith(("aelle:prediction", "aelle:prune_reason")):
+        if key.startswith(("aelle:forecast", "aelle:verdict")):
             raise OSError("database is locked")
         real(trial_id, key, value)
 
-    monkeypatch.setattr(study._storage, "set_trial_user_attr", hiccup)
+    monkeypatch.setattr(study._storage, "set_trial_system_attr", hiccup)
     with pytest.warns(AeLLEWarning, match="could not be stored.*its decision stands"):
         run_synthetic(study, 30, plateau=4)
     assert sum(t.state == TrialState.PRUNED for t in study.trials[20:]) > 10
@@ -330,13 +356,16 @@ def test_a_retried_trial_is_judged_anew(storage: BaseStorage) -> None:
         optuna.storages.RetryFailedTrialCallback()(study, study.trials[-1])
 
     assert verdicts(1.0, 5.0) == [False, False, True, True]
-    assert study.trials[-1].user_attrs[PRUNE_REASON_KEY] == "step 1: WhereLossIsHigh"
+    said = "step 1: WhereLossIsHigh: 5 is place 1 of 1"
+    assert study.trials[-1].user_attrs[DECISION_KEY] == said
     fail()
     assert verdicts(1.0, 5.0) == [False, False, True, True]
-    assert study.trials[-1].user_attrs[PRUNE_REASON_KEY] == "trial 2, step 1: WhereLossIsHigh"
+    said = "step 1: WhereLossIsHigh: 5 is place 1 of 2"
+    assert study.trials[-1].user_attrs[DECISION_KEY] == said
     fail()
     assert verdicts(1.0, 1.0, 1.0) == [False] * 6
-    assert study.trials[-1].user_attrs[PRUNE_REASON_KEY] is None
+    assert study.trials[-1].user_attrs[DECISION_KEY] is None
+    assert decode_verdict(study.trials[-1]) is None
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -354,11 +383,12 @@ def test_a_retried_trial_pays_for_its_own_predictions_only() -> None:
         return study.trials[-1]
 
     failed = begin()
-    assert list(decode_predictions(failed)) == [-1]
-    study._storage.set_trial_user_attr(failed._trial_id, "aelle:fit_seconds", 1e6)
+    assert list(decode_forecasts(failed)) == [-1]
+    charged = {"seconds": 1e6, "trial": failed.number}
+    study._storage.set_trial_system_attr(failed._trial_id, "aelle:fit_seconds", charged)
     study.tell(failed.number, state=TrialState.FAIL)
     optuna.storages.RetryFailedTrialCallback()(study, study.trials[-1])
-    assert 0.0 < begin().user_attrs["aelle:fit_seconds"] < 1e3
+    assert 0.0 < fit_seconds(begin()) < 1e3
 
 
 def test_rungs_count_reports_whatever_steps_count() -> None:
@@ -385,3 +415,53 @@ def test_rungs_count_reports_whatever_steps_count() -> None:
     assert by_epoch == reports_of(AeLLEPruner(), 100)
     assert by_epoch == reports_of(SuccessiveHalvingPruner(1, 2), 1)
     assert len(set(by_epoch)) > 2
+
+
+def test_a_study_without_any_spectra_is_told_once() -> None:
+    study = study_with(AeLLEPruner())
+    with pytest.warns(AeLLEWarning, match="has a spectrum.*report_network") as caught:
+        run_synthetic(study, 60, spectra=lambda number: False)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AeLLEWarning)
+        quiet = study_with(AeLLEPruner(features=("curve", "params")))
+        run_synthetic(quiet, 60, spectra=lambda number: False)
+
+
+def test_the_study_says_where_the_predictor_speaks_and_why_not_elsewhere() -> None:
+    study = study_with(AeLLEPruner())
+    run_synthetic(study, 5, plateau=2)
+    assert predictor_status(study) == "waits until 12 trials have ended with a value"
+    run_synthetic(study, 45, plateau=2)
+    status = predictor_status(study)
+    assert status is not None
+    assert status.startswith("before training: speaks (rank correlation ")
+    assert "waits" not in status
+    silent = study_with(AeLLEPruner(NopPruner()))
+
+    def noise(trial: optuna.Trial) -> float:
+        rng = np.random.default_rng([7, trial.number])
+        report_spectrum(trial, synthetic_spectrum(rng.uniform(), rng), -1)
+        trial.should_prune()
+        return float(rng.uniform())
+
+    silent.optimize(noise, n_trials=20)
+    status = predictor_status(silent)
+    assert status is not None
+    assert "not yet better than chance (rank correlation " in status
+
+
+def test_every_cause_of_a_missing_spectrum_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = optuna.create_study().ask()
+    messages = iter(["shape (3, 4)", "shape (5, 6)", "weights are NaN"])
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError(next(messages))
+
+    monkeypatch.setattr("optuna_aelle.lyapunov.spectral_fingerprint", broken)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(3):
+            report_network(trial, torch.nn.GRU(1, 4), torch.zeros(64, 4, 1), step)
+    said = [str(w.message) for w in caught if issubclass(w.category, AeLLEWarning)]
+    assert [text.rpartition(": ")[2] for text in said] == ["shape (3, 4)", "weights are NaN"]

@@ -76,8 +76,7 @@ def test_storage_looks_as_if_the_chosen_draw_had_been_the_only_one(tmp_path: Any
     assert len(written) == 1
     for name, value in late.params.items():
         assert f'"{name}": {value}' in written[0]
-    keys = {k for t in study.trials for k in t.user_attrs}
-    assert keys == {"aelle:spectrum:-1", "aelle:lambda_1"}
+    assert {k for t in study.trials for k in t.user_attrs} == {"aelle:lambda_1"}
 
 
 def test_a_failing_spectrum_function_costs_one_warning() -> None:
@@ -218,3 +217,62 @@ def test_a_storage_that_fails_while_ranking_costs_one_warning(
     monkeypatch.setattr(study._storage, "set_trial_system_attr", hiccup)
     study.optimize(objective, n_trials=5)
     assert len(study.trials) == 20
+
+
+def test_candidates_are_judged_by_the_parameters_that_their_trial_will_have() -> None:
+    """Grouped TPE fills every branch; what a vanilla trial will not have must not count."""
+    judged: list[dict[str, Any]] = []
+
+    class Watching(AeLLESampler):
+        def _best(self, predictor: Any, draws: Any, space: Any, number: int) -> int:
+            ranked = predictor.predict_standings
+
+            def watch(candidates: Any, step: int) -> Any:
+                judged.extend(candidate.params for candidate in candidates)
+                return ranked(candidates, step)
+
+            object.__setattr__(predictor, "predict_standings", watch)
+            try:
+                return super()._best(predictor, draws, space, number)
+            finally:
+                object.__delattr__(predictor, "predict_standings")
+
+    def gated(trial: optuna.Trial) -> float:
+        cell = trial.suggest_categorical("cell", ["vanilla", "gru", "lstm"])
+        x = trial.suggest_float("x", 0.0, 1.0)
+        n_layers = trial.suggest_int("n_layers", 1, 3)
+        for layer in range(n_layers):
+            trial.suggest_float(f"dropout_{layer}", 0.0, 0.5)
+        if cell != "vanilla":
+            x += abs(trial.suggest_float("bias", -2.0, 4.0))
+        report_spectrum(trial, -np.arange(1.0, 9.0) * (0.1 + x), -1)
+        return x
+
+    def of_params(params: dict[str, Any]) -> Any:
+        return -np.arange(1.0, 9.0) * (0.1 + params["x"])
+
+    study = optuna.create_study(sampler=Watching(of_params, seed=0))
+    study.optimize(gated, n_trials=60)
+    assert len(judged) > 60
+    for params in judged:
+        assert ("bias" in params) == (params["cell"] != "vanilla")
+        layers = {name for name in params if name.startswith("dropout_")}
+        assert layers == {f"dropout_{i}" for i in range(params["n_layers"])}
+
+
+def test_a_spectrum_function_that_returns_none_is_told_once() -> None:
+    with pytest.warns(AeLLEWarning, match="spectrum_fn returned None for all 4") as caught:
+        run(AeLLESampler(lambda params: None, seed=0), 40)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+
+
+def test_trials_that_never_told_their_untrained_spectrum_are_told_once() -> None:
+    def without(trial: optuna.Trial) -> float:
+        a, b = (trial.suggest_float(name, 0.0, 1.0) for name in "ab")
+        report_spectrum(trial, spectrum_fn({"a": a, "b": b}), 0)
+        return a + b
+
+    study = optuna.create_study(study_name="untold", sampler=AeLLESampler(spectrum_fn, seed=0))
+    with pytest.warns(AeLLEWarning, match="None of the 12 .* 'untold' .*step=-1") as caught:
+        study.optimize(without, n_trials=30)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1

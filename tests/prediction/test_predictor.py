@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import threading
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,23 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from scipy.stats import norm
 from scipy.stats import spearmanr
+from sklearn.exceptions import NotFittedError
 
 from optuna_aelle import AeLLERegressor
+from optuna_aelle import AeLLEWarning
 from optuna_aelle import PerformancePredictor
+from optuna_aelle.prediction import evidence
+from optuna_aelle.prediction.cache import fitted_predictor
+from optuna_aelle.prediction.curves import is_lesson
+from optuna_aelle.prediction.curves import standings
+from optuna_aelle.prediction.encoding import ParameterEncoder
 from optuna_aelle.prediction.evidence import fit_evidence
-from optuna_aelle.prediction.features import ParameterEncoder
-from optuna_aelle.prediction.features import is_lesson
-from optuna_aelle.prediction.features import standings
+from optuna_aelle.prediction.kernels import CONSTANT
+from optuna_aelle.prediction.kernels import LINEAR
+from optuna_aelle.prediction.kernels import PAIRWISE
+from optuna_aelle.prediction.predictor import FEATURES
 from tests.conftest import made_trials
 
 
@@ -164,7 +174,7 @@ def test_each_group_alone_and_without_data() -> None:
     assert spearmanr(both.predict(new, -1)[0], finals).statistic > max(by_group.values())
 
     for t in trials:
-        t.user_attrs = {}
+        t.system_attrs = {}
     without = PerformancePredictor(features=("spectrum",)).fit(trials)
     mean, _ = without.predict(new, -1)
     assert np.ptp(mean) == pytest.approx(0.0, abs=1e-9)
@@ -174,11 +184,11 @@ def test_each_group_alone_and_without_data() -> None:
 def test_some_trials_without_spectra_are_predicted_by_the_rest() -> None:
     trials = made_trials(60)
     for t in trials[::3]:
-        t.user_attrs = {}
+        t.system_attrs = {}
     predictor = PerformancePredictor().fit(trials)
     bare = made_trials(20, seed=5)
     for t in bare:
-        t.user_attrs = {}
+        t.system_attrs = {}
     mean, std = predictor.predict(bare, -1)
     assert np.isfinite(mean).all()
     assert np.isfinite(std).all()
@@ -213,7 +223,7 @@ def test_one_wild_start_does_not_spoil_what_pruned_trials_may_come_to() -> None:
     queries = made_trials(10, seed=9)
     wrong = np.abs(spoiled.predict(queries, -1)[0] - honest.predict(queries, -1)[0])
     assert wrong.max() < 1.0
-    assert abs(spoiled.to_value(spoiled.best_standing) - spoiled.best_value) < 0.5
+    assert abs(float(spoiled.values.value(spoiled.best_standing)) - spoiled.best_value) < 0.5
 
 
 def test_the_best_lesson_is_never_forgotten() -> None:
@@ -221,7 +231,7 @@ def test_the_best_lesson_is_never_forgotten() -> None:
     trials[3].values = [0.01]
     predictor = PerformancePredictor().fit(trials)
     assert predictor.best_value == 0.01
-    assert len(predictor._lessons) == 300
+    assert len(predictor.lessons) == 300
 
 
 @pytest.mark.parametrize(
@@ -260,13 +270,24 @@ def test_threads_that_ask_during_a_fit_wait_for_the_spectrum(
         return fit(self, *args, **kwargs)
 
     monkeypatch.setattr(AeLLERegressor, "fit", slow_fit)
-    predictor = PerformancePredictor().fit(trials)
-    first = threading.Thread(target=predictor.skill, args=(-1,))
+    study = optuna.create_study()
+    study.add_trials(trials)
+    found: list[Any] = []
+
+    def ask() -> None:
+        predictor = fitted_predictor(study, FEATURES, 40)
+        assert predictor is not None
+        found.append(predictor.predict(new, 2))
+
+    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
     first.start()
     assert fitting.wait(60.0)
-    found = predictor.predict(new, 2)
+    second.start()
     first.join()
-    np.testing.assert_array_equal(found, expected)
+    second.join()
+    for prediction in found:
+        np.testing.assert_array_equal(prediction, expected)
+    assert len(found) == 2
 
 
 def test_a_fit_that_fails_leaves_the_spectrum_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +295,10 @@ def test_a_fit_that_fails_leaves_the_spectrum_out(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(AeLLERegressor, "fit", fail)
-    predictor = PerformancePredictor().fit(made_trials(40))
-    with pytest.raises(RuntimeError, match="no memory"):
-        predictor.skill(-1)
+    with pytest.warns(AeLLEWarning, match="learned from the spectra of 40 trials.*no memory"):
+        predictor = PerformancePredictor().fit(made_trials(40))
+    first, second = (predictor.predict(made_trials(5, seed=2), -1) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
     assert predictor.spoken_features(-1) == ("params",)
 
 
@@ -288,3 +310,98 @@ def test_copies_and_pickles_predict_the_same(twin: Any) -> None:
     np.testing.assert_array_equal(twin(predictor).predict(new, 2), expected)
     unused = twin(PerformancePredictor().fit(made_trials(40)))
     np.testing.assert_array_equal(unused.predict(new, 2), expected)
+
+
+def test_before_a_fit_there_is_a_clear_error() -> None:
+    new = made_trials(3)
+    for ask in (lambda p: p.predict(new, 2), lambda p: p.forecast(new[0], 2)):
+        with pytest.raises(NotFittedError, match=r"Call `fit\(study.trials\)` first"):
+            ask(PerformancePredictor())
+    predictor = PerformancePredictor()
+    fitted = predictor.fit(made_trials(30))
+    np.testing.assert_array_equal(predictor.predict(new, 2), fitted.predict(new, 2))
+    with pytest.raises(ValueError, match="at least 4 trials"):
+        predictor.fit(new)
+    with pytest.raises(NotFittedError):
+        predictor.predict(new, 2)
+
+
+def test_copies_of_trials_are_predicted_as_the_trials() -> None:
+    lessons = made_trials(40)
+    fitted = PerformancePredictor().fit(lessons)
+    for step in (-1, 3):
+        np.testing.assert_array_equal(
+            fitted.predict(copy.deepcopy(lessons), step), fitted.predict(lessons, step)
+        )
+        np.testing.assert_array_equal(
+            PerformancePredictor().fit(copy.deepcopy(lessons)).predict(lessons, step),
+            fitted.predict(lessons, step),
+        )
+
+
+def test_a_forecast_says_in_one_record_what_separate_questions_do() -> None:
+    fitted = PerformancePredictor().fit(made_trials(60))
+    new = made_trials(5, seed=4)[3]
+    for step, share in ((-1, 0.2), (5, None)):
+        forecast = fitted.forecast(new, step, share=share)
+        standing, standing_std = fitted.predict_standings([new], step)
+        value, value_std = fitted.predict([new], step)
+        assert (forecast.standing, forecast.standing_std) == (standing[0], standing_std[0])
+        assert (forecast.value, forecast.value_std) == (value[0], value_std[0])
+        bar = fitted.best_standing if share is None else fitted.standing_quantile(share)
+        assert forecast.chance == pytest.approx(norm.sf((bar - standing[0]) / standing_std[0]))
+        assert forecast.skill == fitted.skill(step)
+        assert forecast.spoke == fitted.spoken_features(step)
+        low, high = forecast.percentile_interval
+        assert 0.0 < low < forecast.percentile < high < 1.0
+
+
+def test_the_diagonal_of_a_kernel_needs_no_matrix() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(50, 6))
+    for kernel in (CONSTANT, LINEAR, PAIRWISE):
+        np.testing.assert_allclose(kernel.own(rows), np.diag(kernel.between(rows, rows)))
+
+
+def test_two_thousand_queries_cost_little_memory() -> None:
+    fitted = PerformancePredictor(("params",)).fit(made_trials(60))
+    queries = [trial for seed in range(20) for trial in made_trials(100, seed=seed)]
+    fitted.predict_standings(queries[:4], -1)
+    tracemalloc.start()
+    fitted.predict_standings(queries, -1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+def test_a_pruned_trial_without_a_curve_stands_last() -> None:
+    lessons = [trial(value, {1: value}) for value in (0.1, 0.5, 0.9)]
+    lessons.insert(1, trial(None, {}))
+    score, variance = standings(lessons, -1.0)
+    assert list(np.argsort(score)) == [1, 3, 2, 0]
+    assert variance.tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_a_search_for_evidence_that_gets_lost_starts_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(30, 2))
+    y = x[:, 0] + 0.1 * rng.normal(size=30)
+    y = (y - y.mean()) / y.std()
+    expected = fit_evidence([gram(x)], y)
+    honest, starts = evidence.minimize, []
+
+    def lost(objective: Any, start: Any, **options: Any) -> Any:
+        starts.append(start)
+        found = honest(objective, start, **options)
+        if len(starts) == 1:
+            found.success, found.x, found.fun = False, start, objective(start)[0]
+        return found
+
+    monkeypatch.setattr(evidence, "minimize", lost)
+    fitted = fit_evidence([gram(x)], y)
+    assert len(starts) == 2
+    np.testing.assert_allclose(fitted.scales, expected.scales, rtol=1e-3)
+    with pytest.raises(FloatingPointError, match="Are features or targets finite"):
+        fit_evidence([gram(x) * 1e200], y)

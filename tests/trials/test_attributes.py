@@ -25,17 +25,35 @@ from optuna_aelle import encode_spectrum
 from optuna_aelle import lyapunov_spectrum
 from optuna_aelle import report_network
 from optuna_aelle import report_spectrum
+from optuna_aelle.decisions.verdict import Verdict
+from optuna_aelle.decisions.verdict import decode_verdict
+from optuna_aelle.decisions.verdict import encode_verdict
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.fingerprint import resample_exponents
-from optuna_aelle.trials.attributes import Prediction
-from optuna_aelle.trials.attributes import decode_predictions
-from optuna_aelle.trials.attributes import decode_reason
-from optuna_aelle.trials.attributes import encode_prediction
-from optuna_aelle.trials.attributes import encode_reason
+from optuna_aelle.prediction.forecast import Forecast
+from optuna_aelle.prediction.forecast import Skill
+from optuna_aelle.prediction.forecast import decode_forecasts
+from optuna_aelle.prediction.forecast import encode_forecast
+from optuna_aelle.trials.attributes import encode_fit_seconds
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.attributes import spectrum_seconds
 
-PREDICTION = Prediction(mean=0.5, std=0.1, bar=0.4, features=("params", "spectrum"))
+
+def forecast_at(step: int) -> Forecast:
+    return Forecast(
+        step=step,
+        standing=-0.5,
+        standing_std=0.3,
+        value=0.5,
+        value_std=0.1,
+        bar=0.84,
+        bar_value=0.4,
+        share=0.2,
+        chance=0.01,
+        skill=Skill(30.0, 0.6, 0.0),
+        spoke=("params", "spectrum"),
+    )
+
 
 exponents = hnp.arrays(
     np.float64,
@@ -164,7 +182,7 @@ def test_a_retried_trial_does_not_inherit_spectra(tmp_path: Path) -> None:
     study.tell(failed, state=optuna.trial.TrialState.FAIL)
     optuna.storages.RetryFailedTrialCallback()(study, study.trials[0])
     retried = study.ask()
-    assert "aelle:spectrum:0" in retried.user_attrs
+    assert "aelle:spectrum:0" in study.trials[1].system_attrs
     assert decode_spectra(retried) == {}
     report_spectrum(retried, [-2.0], step=-1)
     assert list(decode_spectra(study.trials[1])) == [-1]
@@ -175,44 +193,59 @@ def test_a_retried_trial_does_not_inherit_spectra(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_retried_trial_does_not_inherit_what_the_pruner_wrote(storage: BaseStorage) -> None:
     study = optuna.create_study(storage=storage)
-    failed = study.ask()
-    old = encode_prediction(PREDICTION, 3)
-    for key, value in {
-        **encode_prediction(PREDICTION, 1, trial=failed.number),
-        **encode_reason(study.trials[0], "step 1: hopeless"),
-        "aelle:fit_seconds": 2.5,
-    }.items():
-        failed.set_user_attr(key, value)
-    assert decode_reason(study.trials[0]) == "step 1: hopeless"
-    assert fit_seconds(study.trials[0]) == 2.5
+    study.ask()
 
+    def write(number: int, step: int) -> None:
+        trial = study.trials[number]
+        for key, value in {
+            **encode_forecast(trial, forecast_at(step)),
+            **encode_verdict(trial, Verdict("AeLLE", step, risk=0.05)),
+            **encode_fit_seconds(trial, 2.5),
+        }.items():
+            study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+    write(0, 1)
+    verdict = decode_verdict(study.trials[0])
+    assert verdict is not None
+    assert verdict.forecast == forecast_at(1)
+    assert fit_seconds(study.trials[0]) == 2.5
     for number in (1, 2):  # a retry, and the retry of a retry that was pruned as well
         study.tell(number - 1, state=TrialState.FAIL)
         optuna.storages.RetryFailedTrialCallback()(study, study.trials[number - 1])
-        retried = study.ask()
-        assert "aelle:prediction:1" in retried.user_attrs
-        assert decode_predictions(retried) == {}
-        assert decode_reason(study.trials[number]) is None
+        study.ask()
+        assert "aelle:forecast:1" in study.trials[number].system_attrs
+        assert decode_forecasts(study.trials[number]) == {}
+        assert decode_verdict(study.trials[number]) is None
         assert fit_seconds(study.trials[number]) == 0.0
-        for key, value in {
-            **encode_prediction(PREDICTION, 2, trial=number),
-            **encode_reason(study.trials[number], "step 2: hopeless, too"),
-        }.items():
-            retried.set_user_attr(key, value)
-        frozen = study.trials[number]
-        assert frozen.user_attrs["aelle:prune_reason"] == f"trial {number}, step 2: hopeless, too"
-        assert decode_reason(frozen) == "step 2: hopeless, too"
-        assert list(decode_predictions(frozen)) == [2]
+        write(number, 2)
+        assert list(decode_forecasts(study.trials[number])) == [2]
+        assert decode_verdict(study.trials[number]).step == 2  # type: ignore[union-attr]
+        assert fit_seconds(study.trials[number]) == 2.5
 
-    # Before predictions and reasons said whose they are.
-    for key, value in {**old, "aelle:prune_reason": "step 3: hopeless"}.items():
-        retried.set_user_attr(key, value)
-    study.tell(retried, 1.0, state=None)
-    assert 3 in decode_predictions(study.trials[2])
-    assert decode_reason(study.trials[2]) is None
-    pruned = study.trials[2]
-    pruned.state = TrialState.PRUNED
-    assert decode_reason(pruned) == "step 3: hopeless"
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("inherits", [True, False])
+def test_a_retry_that_keeps_its_curve_keeps_its_spectra(
+    storage: BaseStorage, inherits: bool
+) -> None:
+    study = optuna.create_study(storage=storage)
+    failed = study.ask()
+    report_spectrum(failed, [-1.0], step=-1)
+    for step in range(3):
+        report_spectrum(failed, [-1.0 - step], step=step)
+        failed.report(0.5 - 0.1 * step, step)
+    study.tell(failed, state=TrialState.FAIL)
+    retry = optuna.storages.RetryFailedTrialCallback(inherit_intermediate_values=inherits)
+    retry(study, study.trials[0])
+    retried = study.ask()
+    assert list(decode_spectra(study.trials[1])) == ([-1, 0, 1, 2] if inherits else [])
+    # What goes on has spectra of its own; what began again, too, and no curve of another attempt.
+    retried.report(0.77, 3 if inherits else 0)
+    report_spectrum(retried, [-9.0], step=4 if inherits else 1)
+    kept = decode_spectra(study.trials[1])
+    assert [step for step in kept if step > 0] == ([1, 2, 4] if inherits else [1])
+    assert kept[max(kept)][0] == -9.0
 
 
 def test_report_network_never_stops_a_study() -> None:
@@ -230,12 +263,13 @@ def test_report_network_never_stops_a_study() -> None:
     )
 
 
-def test_predictions_round_trip(storage: BaseStorage) -> None:
+def test_forecasts_round_trip(storage: BaseStorage) -> None:
     study = optuna.create_study(storage=storage)
-    trial = study.ask()
-    for key, value in encode_prediction(PREDICTION, -1).items():
-        trial.set_user_attr(key, value)
-    assert decode_predictions(study.trials[0]) == {-1: PREDICTION}
+    study.ask()
+    trial = study.trials[0]
+    for key, value in encode_forecast(trial, forecast_at(-1)).items():
+        study._storage.set_trial_system_attr(trial._trial_id, key, value)
+    assert decode_forecasts(study.trials[0]) == {-1: forecast_at(-1)}
 
 
 @pytest.mark.parametrize("whole_network", [False, True])

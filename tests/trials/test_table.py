@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from optuna_aelle import RecordedTrials
 from optuna_aelle import encode_spectrum
+from optuna_aelle.trials.attributes import spectrum_payloads
 from tests.conftest import made_trials
 
 
@@ -29,7 +30,7 @@ def assert_same(a: RecordedTrials, b: RecordedTrials) -> None:
     assert (a.name, a.direction, len(a), a.steps) == (b.name, b.direction, len(b), b.steps)
     np.testing.assert_array_equal(a.step_seconds, b.step_seconds)
     for one, other in zip(a.trials, b.trials, strict=True):
-        for name in ("number", "state", "params", "distributions", "user_attrs"):
+        for name in ("number", "state", "params", "distributions", "system_attrs"):
             assert getattr(one, name) == getattr(other, name), name
         assert one.datetime_complete == other.datetime_complete
         np.testing.assert_equal(one.intermediate_values, other.intermediate_values)
@@ -44,7 +45,7 @@ def test_a_study_survives_the_file(storage: BaseStorage, tmp_path: Path) -> None
     assert_same(recorded, loaded)
     assert len(recorded) == 20
     assert [t.values for t in recorded.trials] == [t.values for t in study.trials]
-    assert recorded.trials[0].user_attrs == study.trials[0].user_attrs
+    assert recorded.trials[0].system_attrs == study.trials[0].system_attrs
 
 
 def test_the_file_holds_no_pickle(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_odd_values_survive(tmp_path: Path) -> None:
     spectrum = encode_spectrum([0.1, -0.2, -math.inf], -1, seconds=0.0123)
     trials = made_trials(4)
     trials[0].intermediate_values = {0: math.nan, 3: math.inf, 7: -math.inf, 9: 1 / 3}
-    trials[1].user_attrs = spectrum
+    trials[1].system_attrs = spectrum
     trials.append(
         optuna.trial.create_trial(
             state=TrialState.PRUNED, intermediate_values={0: 1.0, 1: math.nan}
@@ -75,7 +76,7 @@ def test_odd_values_survive(tmp_path: Path) -> None:
     recorded.save(tmp_path / "odd.npz")
     loaded = RecordedTrials.load(tmp_path / "odd.npz")
     assert_same(recorded, loaded)
-    assert loaded.trials[1].user_attrs == spectrum
+    assert loaded.trials[1].system_attrs == spectrum
     assert loaded.trials[1].distributions["n"] == dynamic[1]
     assert math.isnan(loaded.finals[-1])
 
@@ -93,7 +94,7 @@ def test_seconds_of_a_step_are_without_those_of_spectra() -> None:
     trial.intermediate_values = {0: 1.0, 1: 0.5}
     trial.datetime_start = datetime.datetime(2024, 1, 1)
     trial.datetime_complete = trial.datetime_start + datetime.timedelta(seconds=10)
-    trial.user_attrs = encode_spectrum([0.1, -0.1], -1, seconds=2.0)
+    trial.system_attrs = encode_spectrum([0.1, -0.1], -1, seconds=2.0)
     study = study_of([trial])
     assert RecordedTrials.from_study(study).step_seconds == pytest.approx([4.0])
 
@@ -126,6 +127,7 @@ def test_a_value_out_of_its_range_does_not_stop_a_recording() -> None:
         study.optimize(objective, n_trials=2)
     recorded = RecordedTrials.from_study(study)
     assert recorded.trials[0].params == {"x": 5.0}
+    assert recorded.to_study(study_name="again").trials[0].params == {"x": 5.0}
 
 
 def test_studies_that_hold_nothing_get_a_clear_error() -> None:
@@ -152,3 +154,22 @@ def test_curves_must_fit() -> None:
             recorded.step_seconds,
             curves={"test": np.ones((4, 99))},
         )
+
+
+def test_trials_that_cannot_be_replayed_get_a_clear_error() -> None:
+    trials = made_trials(3)
+    silent = optuna.trial.create_trial(value=1.0)
+    with pytest.raises(ValueError, match="1 of 4 did not, the first of them trial"):
+        RecordedTrials("silent", "minimize", (*trials, silent), np.ones(4))
+    with pytest.raises(ValueError, match=r"expected step_seconds of shape \(3,\).*got \(2,\)"):
+        RecordedTrials("short", "minimize", tuple(trials), np.ones(2))
+
+
+def test_sizes_of_networks_are_kept(tmp_path: Path) -> None:
+    trials = made_trials(4)
+    for trial, size in zip(trials, (32, 64, 128, None), strict=True):
+        trial.system_attrs = encode_spectrum(-np.arange(1.0, 33.0), -1, state_size=size)
+    RecordedTrials.from_study(study_of(trials)).save(tmp_path / "sizes.npz")
+    loaded = RecordedTrials.load(tmp_path / "sizes.npz")
+    sizes = [spectrum_payloads(trial)[-1].get("n") for trial in loaded.trials]
+    assert sizes == [32, 64, 128, None]

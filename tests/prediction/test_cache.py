@@ -1,0 +1,83 @@
+"""One fit for all that ask of the same trials: pruner, sampler, brackets, threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import TPESampler
+
+from optuna_aelle import AeLLEPruner
+from optuna_aelle import AeLLESampler
+from optuna_aelle import PerformancePredictor
+from optuna_aelle import report_spectrum
+from optuna_aelle.prediction.cache import fitted_predictor
+from optuna_aelle.prediction.predictor import FEATURES
+from tests.conftest import made_trials
+from tests.conftest import synthetic_spectrum
+
+
+def spectrum_fn(params: dict[str, Any]) -> np.ndarray:
+    return synthetic_spectrum(params["a"], np.random.default_rng(0))
+
+
+def train(trial: optuna.Trial) -> float:
+    a = trial.suggest_float("a", 0.0, 1.0)
+    report_spectrum(trial, spectrum_fn({"a": a}), -1)
+    if trial.should_prune():
+        raise optuna.TrialPruned
+    for step in range(9):
+        trial.report(1.0 - a + 1.0 / (step + 1), step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return 1.0 - a
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many trials each fit learned from."""
+    sizes: list[int] = []
+    fit = PerformancePredictor.fit
+
+    def counted(self: PerformancePredictor, trials: Any) -> Any:
+        sizes.append(len(trials))
+        return fit(self, trials)
+
+    monkeypatch.setattr(PerformancePredictor, "fit", counted)
+    return sizes
+
+
+def test_brackets_share_their_fits(fits: list[int]) -> None:
+    """Hyperband hands samplers the trials of one bracket at a time."""
+    study = optuna.create_study(
+        study_name="brackets",
+        sampler=AeLLESampler(spectrum_fn, seed=0),
+        pruner=optuna.pruners.HyperbandPruner(1, 9, 3),
+    )
+    study.optimize(train, n_trials=60)
+    assert fits == sorted(set(fits)) == [12, 18, 27, 41]
+
+
+def test_pruner_and_sampler_share_their_fits(fits: list[int]) -> None:
+    base = TPESampler(multivariate=True, constant_liar=False, seed=0)
+    study = optuna.create_study(sampler=AeLLESampler(spectrum_fn, base), pruner=AeLLEPruner())
+    study.optimize(train, n_trials=45)
+    assert fits == sorted(set(fits))
+    assert fits[0] == 12
+
+
+def test_studies_are_kept_apart() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    found = []
+    for seed in range(2):
+        study = optuna.create_study(storage=storage)
+        study.add_trials(made_trials(20, seed=seed))
+        found.append(fitted_predictor(study, FEATURES, 12))
+    assert found[0] is not found[1]
+    assert found[0] is fitted_predictor(
+        optuna.load_study(study_name=storage.get_study_name_from_id(0), storage=storage),
+        FEATURES,
+        12,
+    )
