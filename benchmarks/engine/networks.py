@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import mpmath
@@ -16,12 +14,11 @@ from torch import Tensor
 from torch import nn
 
 from benchmarks.engine.timing import Setting
+from optuna_aelle.lyapunov import cells
 
 # The product over 30 steps at gain 10 spans 420 to 510 decades: 300 digits lose the small ones of
 # its exponents, 600 give those of 1200.
 DIGITS = 600
-_CELLS = "optuna_aelle.lyapunov.cells"
-_CELL_NAMES = ("AntisymmetricRNN", "CoRNN", "LipschitzRNN", "LEM", "ExponentialRNN")
 # Radians a step, primes over a hundred: together they repeat after 628 steps only.
 _FREQUENCIES = (0.11, 0.23, 0.37, 0.61)
 # Of one update. After 60 the loss is .02, where the signal's variance is .5.
@@ -106,14 +103,15 @@ def high_precision_exponents(
 
 def random_architectures() -> dict[str, Callable[[int, int], Any]]:
     """Every kind of network that the engine takes, from the sizes of input and state."""
-    makers: dict[str, Callable[[int, int], Any]] = {
+    return {
         "RNN tanh": nn.RNN,
         "RNN relu": lambda d, h: nn.RNN(d, h, nonlinearity="relu"),
         "LSTM full": nn.LSTM,
         "LSTM hidden": nn.LSTM,
         "GRU": nn.GRU,
+        "AntisymmetricRNN": cells.AntisymmetricRNN,
+        "CoRNN": cells.CoRNN,
+        "LipschitzRNN": cells.LipschitzRNN,
+        "LEM": cells.LEM,
+        "ExponentialRNN": cells.ExponentialRNN,
     }
-    if find_spec(_CELLS) is not None:
-        cells = importlib.import_module(_CELLS)
-        makers |= {name: getattr(cells, name) for name in _CELL_NAMES}
-    return makers

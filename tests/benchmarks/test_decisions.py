@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,30 @@ def test_cliques_by_hand() -> None:
     assert cliques(ranks, 1.6) == [(0, 1), (1, 2)]
     assert cliques(ranks, 2.5) == [(0, 2), (2, 3)]
     assert cliques(ranks, 0.5) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (pruning.main, "--arms AeLLE Mean", "argument --arms: expected some of"),
+        (pruning.main, "--tables digits-x", "argument --tables: expected some of adding-lstm"),
+        (pruning.main, "--streams sobol", "argument --streams: invalid choice: 'sobol'"),
+        (pruning.main, "--repeats 0", "argument --repeats: expected an integer of at least 1"),
+        (pruning.main, "--workers 0", "argument --workers: expected an integer of at least 1"),
+        (ranking.main, "--tables digits-x", "argument --tables: expected some of adding-lstm"),
+        (ranking.main, "--workers x", "argument --workers: expected an integer of at least 1"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_one_line(
+    command: Callable[[list[str]], None],
+    arguments: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        command(arguments.split())
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from benchmarks.engine import __main__ as engine
+from benchmarks.engine import table
 from benchmarks.engine.baselines import initial_frame
 from benchmarks.engine.baselines import qr_spectrum
+from benchmarks.environment import RESULTS
 from optuna_aelle.lyapunov import lyapunov_spectrum
 
 
@@ -57,6 +59,33 @@ def test_merging_keeps_other_sections_and_writes_plain_json(tmp_path: Path) -> N
         "speed": {"rows": [small | {"ratio": 3.0}, large]},
     }
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--device warp", "argument --device: expected a device that torch can use here"),
+        ("--section size", "argument --section: invalid choice: 'size'"),
+        ("--architecture Elman", "argument --architecture: invalid choice: 'Elman'"),
+        ("--size 0", "argument --size: expected an integer of at least 1, got 0"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_one_line(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        engine.main(arguments.split())
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_published_results_are_told_as_tables() -> None:
+    data = json.loads((RESULTS / "engine.json").read_text())
+    speed = table.speed_table(data["speed"]).splitlines()
+    assert speed[0].endswith("| H = 64 | H = 128 | H = 256 | H = 512 |")
+    assert len(speed) == 2 + len({row["architecture"] for row in data["speed"]["rows"]})
+    assert "(≥ 22)" in speed[2]
+    assert "memory, LSTM full" in table.other_table(data)
 
 
 @pytest.mark.slow

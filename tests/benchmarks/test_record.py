@@ -254,11 +254,31 @@ def test_a_longer_recording_does_not_take_up_a_shorter_one(tmp_path: Path) -> No
         assert len(RecordedTrials.load(tmp_path / "recall-rnn.npz").steps) == n_epochs
 
 
-@pytest.mark.parametrize("arguments", ["", "--task recall", "--tables recall-x", "--tables x-rnn"])
-def test_what_to_record_must_be_named(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "name a table: --task and --cell, --tables, or --all"),
+        ("--task recall", "expected --task and --cell together"),
+        ("--task recall --cell x", "argument --cell: invalid choice: 'x'"),
+        ("--tables recall-x", "expected task-cell"),
+        ("--tables x-rnn", "expected task-cell"),
+        ("--all --device warp", "argument --device: expected a device that torch can use here"),
+        ("--all --configs 0", "argument --configs: expected an integer of at least 1, got 0"),
+        ("--all --epochs x", "argument --epochs: expected an integer of at least 1, got x"),
+        (
+            "--all --part 2/2",
+            "argument --part: expected k/n with 0 <= k < n, such as 0/2, got 2/2",
+        ),
+        ("--all --part 1", "argument --part: expected k/n with 0 <= k < n, such as 0/2, got 1"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_one_line(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
         main(arguments.split())
-    assert "expected task-cell" in capsys.readouterr().err or not arguments
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_recorded_spectra_are_those_of_the_modules() -> None:
