@@ -1,0 +1,1 @@
+"""Real searches: ``python -m studies.digits``, ``studies.recall``, ``studies.edge_of_chaos``."""

@@ -19,6 +19,7 @@ from studies.training import BATCH_SIZE
 from studies.training import SequenceNetwork
 from studies.training import Task
 
+# Steps of noise between the numbers and the cue.
 DELAY = 40
 # Fresh sequences every epoch, and those that score.
 N_TRAIN = 1000

@@ -1,0 +1,1 @@
+"""Pruners and rankings on recorded tables: `benchmarks.decisions.pruning` and `.ranking`."""

@@ -1,0 +1,1 @@
+"""The cost and the error of a spectrum: `python -m benchmarks.engine`."""

@@ -1,0 +1,1 @@
+"""The recorder of whole trainings: `python -m benchmarks.record`."""
