@@ -16,14 +16,12 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import create_trial
 
 from benchmarks.environment import describe_environment
-from benchmarks.record.networks import shape_of
 from benchmarks.record.spaces import Params
 from benchmarks.record.spaces import search_space
 from benchmarks.record.tasks import Task
 from benchmarks.record.training import SPECTRUM_STEPS
-from benchmarks.record.training import n_exponents
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
-from optuna_aelle.trials.attributes import encode_spectrum
+from optuna_aelle.trials.attributes import encode_fingerprint
 from optuna_aelle.trials.table import RecordedTrials
 
 TABLES = Path(__file__).parents[1] / "tables"
@@ -51,13 +49,14 @@ def assemble(
     for i, configuration in enumerate(params):
         attributes: dict[str, object] = {}
         for column, step in enumerate(SPECTRUM_STEPS):
-            exponents = arrays["spectra"][i, column]
-            if not np.isnan(exponents).any():
-                seconds = float(arrays["spectrum_seconds"][i, column])
-                epoch = step if step == UNTRAINED_STEP else step + 1
-                encoded = encode_spectrum(exponents, epoch, seconds=seconds)
-                for key, payload in encoded.items():
-                    attributes[key] = {**payload, "k": n_exponents(*shape_of(configuration, cell))}
+            points = arrays["spectra"][i, column]
+            if not np.isnan(points).any():
+                attributes |= encode_fingerprint(
+                    points,
+                    step if step == UNTRAINED_STEP else step + 1,
+                    state_size=int(arrays["state_sizes"][i]),
+                    seconds=float(arrays["spectrum_seconds"][i, column]),
+                )
         values = arrays["validation"][i]
         trial = create_trial(
             value=float(values[-1]),

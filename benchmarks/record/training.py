@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,13 +20,12 @@ from benchmarks.record.spaces import Params
 from benchmarks.record.tasks import Task
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.fingerprint import resample_exponents
+from optuna_aelle.lyapunov import LyapunovSpectrum
 from optuna_aelle.lyapunov import lyapunov_spectra
 from optuna_aelle.lyapunov.spectrum import FloatArray
 
 # −1 is the untrained network, 0 follows the first epoch. Spectra change fast at first.
 SPECTRUM_STEPS = (-1, 0, 1, 2, 4, 7, 12, 20)
-# Those of `spectral_fingerprint`.
-SPECTRUM_WARMUP, SPECTRUM_LENGTH = 16, 64
 # Torch's defaults, and its epsilon below.
 ADAM_BETAS, RMSPROP_BETA = (0.9, 0.999), 0.99
 # Plain gradient steps need about this much more to keep pace with normalised ones. They follow a
@@ -45,6 +45,7 @@ class StackRecord:
         seconds: ``(G, E)`` of training and validation: the stack's time over G.
         spectra: ``(G, S, 32)`` nats per step, NaN where there is none.
         spectrum_seconds: ``(G, S)``, shared in the same way.
+        state_sizes: ``(G,)`` how many exponents each network has.
     """
 
     train_loss: FloatArray
@@ -53,6 +54,7 @@ class StackRecord:
     seconds: FloatArray
     spectra: FloatArray
     spectrum_seconds: FloatArray
+    state_sizes: npt.NDArray[np.int64]
 
 
 def train_stack(
@@ -86,6 +88,7 @@ def train_stack(
         seconds=np.full(size, np.nan),
         spectra=np.full((*fingerprints, FINGERPRINT_LENGTH), np.nan),
         spectrum_seconds=np.full(fingerprints, np.nan),
+        state_sizes=np.zeros(len(params), dtype=np.int64),
     )
     for step in range(-1, n_epochs):
         if step >= 0:
@@ -99,8 +102,9 @@ def train_stack(
             column = SPECTRUM_STEPS.index(step)
             alive = [i for i in range(len(params)) if not optimizer.diverged[i]]
             started = time.perf_counter()
-            for i, exponents in zip(alive, _fingerprints(stack, probe, alive), strict=True):
-                record.spectra[i, column] = exponents
+            for i, spectrum in zip(alive, _fingerprints(stack, probe, alive), strict=True):
+                record.spectra[i, column] = resample_exponents(spectrum.mean, FINGERPRINT_LENGTH)
+                record.state_sizes[i] = spectrum.state_size
             seconds = (time.perf_counter() - started) / max(len(alive), 1)
             record.spectrum_seconds[alive, column] = seconds
     return record
@@ -190,21 +194,11 @@ def _score(
     return np.asarray(scores.cpu().numpy(), dtype=np.float64)
 
 
-def _fingerprints(stack: Stack, probe: Tensor, indices: Sequence[int]) -> list[FloatArray]:
+def _fingerprints(stack: Stack, probe: Tensor, indices: Sequence[int]) -> list[LyapunovSpectrum]:
     if not indices:
         return []
     modules = [stack.module(i) for i in indices]
-    n_steps = min(SPECTRUM_LENGTH, probe.shape[1])
-    spectra = lyapunov_spectra(
-        modules,
-        probe[:, :n_steps].to(stack.device),
-        k=n_exponents(stack.cell, stack.size, stack.n_layers),
-        warmup=min(SPECTRUM_WARMUP, n_steps // 4),
+    n_steps = min(32, probe.shape[1])
+    return lyapunov_spectra(
+        modules, probe[:2, :n_steps].to(stack.device), warmup=min(8, n_steps // 4)
     )
-    return [resample_exponents(spectrum.mean, FINGERPRINT_LENGTH) for spectrum in spectra]
-
-
-def n_exponents(cell: str, size: int, n_layers: int) -> int:
-    """How many exponents a fingerprint has before it is brought to the common length."""
-    n_parts = 2 if cell in ("lstm", "lem", "cornn") else 1
-    return min(FINGERPRINT_LENGTH, n_parts * size * n_layers)

@@ -43,11 +43,11 @@ from optuna_aelle.decisions.verdict import verdict_of_pruner
 from optuna_aelle.prediction.cache import fitted_predictor
 from optuna_aelle.prediction.cache import lessons_of
 from optuna_aelle.prediction.curves import reports
+from optuna_aelle.prediction.fitted import MIN_LESSONS
 from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.forecast import Forecast
 from optuna_aelle.prediction.forecast import encode_forecast
 from optuna_aelle.prediction.predictor import FEATURES
-from optuna_aelle.prediction.predictor import MIN_LESSONS
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.prediction.spectra import SpectrumRegressor
 from optuna_aelle.trials.attributes import PREDICTED_FINAL_KEY

@@ -23,9 +23,9 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.branches import Branches
 from optuna_aelle.decisions.wrapping import WrappingSampler
 from optuna_aelle.prediction.cache import fitted_predictor
+from optuna_aelle.prediction.fitted import MIN_LESSONS
+from optuna_aelle.prediction.fitted import FittedPredictor
 from optuna_aelle.prediction.predictor import FEATURES
-from optuna_aelle.prediction.predictor import MIN_LESSONS
-from optuna_aelle.prediction.predictor import FittedPredictor
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.attributes import encode_spectrum

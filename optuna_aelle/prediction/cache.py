@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 from optuna_aelle.prediction.curves import is_lesson
+from optuna_aelle.prediction.fitted import FittedPredictor
 from optuna_aelle.prediction.forecast import Feature
-from optuna_aelle.prediction.predictor import FittedPredictor
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.prediction.spectra import SpectrumRegressor
 from optuna_aelle.trials.storage import every_trial

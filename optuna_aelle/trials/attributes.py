@@ -6,17 +6,17 @@ numpy type, an infinity or a NaN.
 
 ``aelle:spectrum:{step}``, one key a step, version 2; step −1 is the untrained network::
 
-    {"version": 2, "exponents": [0.0312, -0.0475, ..., null], "k": 32, "n": 128,
-     "trial": 7, "after": [3, 0.872], "seconds": 0.041}
+    {"version": 2, "exponents": [0.0312, -0.0475, ..., null], "n": 128, "trial": 7,
+     "after": [3, 0.872], "seconds": 0.041}
 
-``exponents`` is the mean over the input sequences, in nats per step, brought to the
-`FINGERPRINT_LENGTH` points of `optuna_aelle.fingerprint`, five significant digits; null stands for
-−inf, since JSON has no infinity and no exponent is ever NaN. ``k`` is how many exponents there
-were, ``n`` the size of the state, how many there could have been. ``trial`` is the number of the
-trial that wrote it and ``after`` its latest report at that time, ``null`` before the first: a
-retried trial inherits the attributes of the failed one, and they are its own only as far as it has
-inherited the curve, too. ``seconds`` is what the spectrum cost. All but ``version`` and
-``exponents`` may be missing; version 1 (in the user attributes) had neither ``n`` nor ``after``.
+``exponents`` is the *whole* spectrum, the mean over the input sequences in nats per step, brought
+to `FINGERPRINT_LENGTH` points (`optuna_aelle.fingerprint`), five significant digits; null stands
+for −inf, since JSON has no infinity and no exponent is ever NaN. ``n`` is how many exponents there
+were: the size N of the state. ``trial`` is the number of the trial that wrote it and ``after`` its
+latest report at that time, ``null`` before the first: a retried trial inherits the attributes of
+the failed one, and they are its own only as far as it has inherited the curve, too. ``seconds`` is
+what the spectrum cost. The last three may be missing. Version 1 held leading exponents for large
+networks and whole spectra for small ones, which cannot be compared: it is not read.
 
 ``aelle:forecast:{step}`` and ``aelle:verdict`` are described in `optuna_aelle.prediction.forecast`
 and `optuna_aelle.decisions.verdict`; ``aelle:fit_seconds`` is what fits and predictions have cost
@@ -67,54 +67,48 @@ def encode_spectrum(
     state_size: int | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Turn a spectrum into the attribute that holds it.
+    """Turn a whole spectrum into the attribute that holds it.
 
     Returns:
         One ``{key: payload}``, ready for ``create_trial(system_attrs=...)``; user attributes are
         read as well.
 
     Args:
-        exponents: ``(k,)`` or ``(B, k)``, nats per step, the leading ones; averaged over B.
+        exponents: ``(N,)`` or ``(B, N)``, nats per step, descending; averaged over B.
         step: As in ``trial.report``; −1 for the untrained network.
-        state_size: N, how many exponents the network has; None where it is not known.
+        state_size: N, where it is known: some leading exponents are refused.
         seconds: What the spectrum cost, if it should be charged.
 
     Raises:
-        ValueError: NaN or +inf among the exponents, a wrong shape, more exponents than
-            ``state_size``, or a step below −1.
+        ValueError: NaN or +inf among the exponents, a wrong shape, another number of exponents
+            than ``state_size``, or a step below −1.
 
     Example:
-        >>> encode_spectrum([0.01, -0.2, -0.9], step=-1, state_size=3)["aelle:spectrum:-1"]["k"]
+        >>> encode_spectrum([0.01, -0.2, -0.9], step=-1)["aelle:spectrum:-1"]["n"]
         3
     """
     values = check_exponents(exponents)
     mean = values if values.ndim == 1 else values.mean(axis=0)
     k = int(values.shape[-1])
-    if state_size is not None and state_size < k:
+    if state_size is not None and state_size != k:
         raise ValueError(
-            f"Expected at most state_size = {state_size} exponents, got {k}. Pass the size of the "
-            "whole recurrent state, as `LyapunovSpectrum.state_size` gives it."
+            f"Expected the whole spectrum, all {state_size} exponents of the network, got {k}: "
+            "leading exponents of networks of unequal sizes cannot be compared. Use "
+            "spectral_fingerprint, or lyapunov_spectrum with k=None."
         )
     points = resample_exponents(mean, FINGERPRINT_LENGTH)
-    return encode_fingerprint(points, step, k=k, state_size=state_size, seconds=seconds)
+    return encode_fingerprint(points, step, state_size=k, seconds=seconds)
 
 
 def encode_fingerprint(
-    points: FloatArray,
-    step: int,
-    *,
-    k: int,
-    state_size: int | None,
-    seconds: float | None,
+    points: FloatArray, step: int, *, state_size: int, seconds: float | None
 ) -> dict[str, Any]:
-    """As `encode_spectrum`, of ``points (FINGERPRINT_LENGTH,)`` made of k exponents."""
+    """As `encode_spectrum`, of ``points (FINGERPRINT_LENGTH,)`` made of N exponents."""
     payload: dict[str, Any] = {
         "version": SPECTRUM_VERSION,
         "exponents": [float(f"{x:.5g}") if math.isfinite(x) else None for x in points],
-        "k": int(k),
+        "n": int(state_size),
     }
-    if state_size is not None:
-        payload["n"] = int(state_size)
     if seconds is not None and math.isfinite(seconds):
         payload["seconds"] = round(float(seconds), 6)
     return {f"{SPECTRUM_PREFIX}{check_step(step)}": payload}
@@ -137,6 +131,8 @@ def spectrum_payloads(trial: AnyTrial) -> dict[int, Mapping[str, Any]]:
     """The stored form of `decode_spectra`, by step."""
 
     def read(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        if payload["version"] < SPECTRUM_VERSION:
+            raise ValueError(f"version {payload['version']} held unlike parts of spectra")
         if len(payload["exponents"]) != FINGERPRINT_LENGTH:
             raise ValueError(f"{len(payload['exponents'])} exponents")
         _exponents(payload)
@@ -160,8 +156,8 @@ def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> 
 
     Args:
         trial: The running trial.
-        spectrum: A `LyapunovSpectrum`, or leading exponents ``(k,)`` or ``(B, k)`` in nats per
-            step.
+        spectrum: A `LyapunovSpectrum`, or exponents ``(N,)`` or ``(B, N)`` in nats per step: the
+            whole spectrum.
         step: As in ``trial.report``; −1 for the untrained network.
 
     Raises:

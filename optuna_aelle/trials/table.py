@@ -43,7 +43,7 @@ from optuna_aelle.trials.storage import add_as_it_is
 
 FloatArray = npt.NDArray[np.float64]
 
-# Version 1 did not hold the sizes of the networks' states.
+# Version 1 held leading exponents of large networks and whole spectra of small ones.
 FORMAT_VERSION = 2
 
 
@@ -206,15 +206,13 @@ class RecordedTrials:
         spectrum_steps = sorted({s for t in self.trials for s in decode_spectra(t)})
         spectra = np.full((len(self), len(spectrum_steps), FINGERPRINT_LENGTH), np.nan)
         costs = np.full(spectra.shape[:2], np.nan)
-        lengths = np.zeros(spectra.shape[:2], dtype=np.int32)
         state_sizes = np.zeros(spectra.shape[:2], dtype=np.int32)
         for row, trial in enumerate(self.trials):
             for step, payload in spectrum_payloads(trial).items():
                 column = spectrum_steps.index(step)
                 spectra[row, column] = decode_spectra(trial)[step]
                 costs[row, column] = payload.get("seconds", math.nan)
-                lengths[row, column] = payload["k"]
-                state_sizes[row, column] = payload.get("n", 0)
+                state_sizes[row, column] = payload["n"]
         metadata = {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -242,7 +240,6 @@ class RecordedTrials:
             # The schema keeps five digits of an exponent and six of a second, as these do.
             "spectra": spectra.astype(np.float32),
             "spectrum_seconds": costs.astype(np.float32),
-            "spectrum_lengths": lengths,
             "state_sizes": state_sizes,
         } | {f"curve:{name}": curve for name, curve in self.curves.items()}
         narrow: dict[str, Any] = {name: _narrowed(array) for name, array in arrays.items()}
@@ -270,6 +267,13 @@ class RecordedTrials:
                 f"Expected format version {FORMAT_VERSION} or older, but {os.fspath(path)!r} has "
                 f"version {metadata['format_version']}. Upgrade optuna-aelle."
             )
+        if metadata["format_version"] == 1 and len(arrays["spectrum_steps"]):
+            warn_once(
+                "older table",
+                f"The spectra in {os.fspath(path)!r} are left out: format version 1 held unlike "
+                "parts of the spectra of small and large networks. Record them again.",
+            )
+            arrays["spectra"] = np.full_like(arrays["spectra"], np.nan)
         variants = {
             name: [json_to_distribution(text) for text in texts]
             for name, texts in metadata["params"].items()
@@ -337,12 +341,10 @@ def _trial(
         points = arrays["spectra"][row, column].astype(np.float64)
         if np.isnan(points).any():
             continue
-        size = int(arrays["state_sizes"][row, column]) if "state_sizes" in arrays else 0
         attributes |= encode_fingerprint(
             points,
             step,
-            k=int(arrays["spectrum_lengths"][row, column]),
-            state_size=size or None,
+            state_size=int(arrays["state_sizes"][row, column]),
             seconds=float(arrays["spectrum_seconds"][row, column]),
         )
     return _frozen(
