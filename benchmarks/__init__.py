@@ -1,4 +1,4 @@
-"""What holds, and by how much? Measured once into ``results/``; figures are drawn from there alone.
+"""What holds, and by how much? Measured once into ``results/``; figures are drawn from there.
 
 - What does a spectrum cost, and how wrong is it?  ``python -m benchmarks.engine``
 - What ranks networks, and when?                   ``python -m benchmarks.decisions.ranking``
