@@ -6,22 +6,19 @@ in `pruner_arms`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from optuna.pruners import BasePruner
 from optuna.pruners import HyperbandPruner
 from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
 from optuna.pruners import PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner
 
+from optuna_aelle.backtest.replay import PrunerFactory
 from optuna_aelle.decisions.pruner import AeLLEPruner
 from optuna_aelle.decisions.pruner import report_spacing
 from optuna_aelle.trials.table import RecordedTrials
-
-PrunerFactory = Callable[[], BasePruner]
 
 NONE = "none"
 OURS = "AeLLE"
