@@ -89,8 +89,8 @@ def rank(table: Path) -> dict[str, object]:
     def correlations(parts: list[Part]) -> list[float]:
         pairs = [
             (
-                _correlation(p, finals[rows]),
-                _correlation(p[upper[rows]], finals[rows][upper[rows]]),
+                correlation(p, finals[rows]),
+                correlation(p[upper[rows]], finals[rows][upper[rows]]),
             )
             for rows, p in parts
         ]
@@ -140,7 +140,7 @@ def _forest(recorded: RecordedTrials, finals: FloatArray) -> list[Part]:
     return parts
 
 
-def _correlation(a: FloatArray, b: FloatArray) -> float:
+def correlation(a: FloatArray, b: FloatArray) -> float:
     if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
         return 0.0
     return float(spearmanr(a, b).statistic)

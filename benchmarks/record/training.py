@@ -93,7 +93,7 @@ def train_stack(
     for step in range(-1, n_epochs):
         if step >= 0:
             started = time.perf_counter()
-            record.train_loss[:, step] = _train_epoch(stack, task, optimizer, step)
+            record.train_loss[:, step] = train_epoch(stack, task, optimizer, step)
             record.validation[:, step] = _score(stack, task, task.split.validation, optimizer)
             record.seconds[:, step] = (time.perf_counter() - started) / len(params)
             record.test[:, step] = _score(stack, task, task.split.test, optimizer)
@@ -169,7 +169,7 @@ class StackOptimizer:
             weight.sub_(wide(alive * self._rate) * direction)
 
 
-def _train_epoch(stack: Stack, task: Task, optimizer: StackOptimizer, epoch: int) -> FloatArray:
+def train_epoch(stack: Stack, task: Task, optimizer: StackOptimizer, epoch: int) -> FloatArray:
     total, n = torch.zeros(len(stack), device=stack.device), 0
     weights = list(stack.weights.values())
     for x, y in task.batches(epoch):

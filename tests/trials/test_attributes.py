@@ -148,6 +148,25 @@ def test_second_spectrum_for_a_step_is_ignored_with_a_warning(storage: BaseStora
     assert (decode_spectra(trial)[0] == -1.0).all()
 
 
+def test_a_part_of_a_spectrum_is_no_fingerprint() -> None:
+    """Leading exponents mean other things for networks of other sizes."""
+    network, inputs = torch.nn.LSTM(1, 40), torch.randn(60, 2, 1)
+    part = lyapunov_spectrum(network, inputs, k=32)
+    with pytest.raises(ValueError, match="all 80 exponents of the network, got 32"):
+        encode_spectrum(part.exponents, 0, state_size=part.state_size)
+    trial = optuna.create_study().ask()
+    with pytest.warns(AeLLEWarning, match="trial 0 at step 0 is left out: Expected the whole"):
+        report_spectrum(trial, part, step=0)
+    assert decode_spectra(trial) == {}
+
+
+def test_what_held_unlike_parts_is_left_out_with_a_warning() -> None:
+    old = {"version": 1, "exponents": [-1.0] * FINGERPRINT_LENGTH, "k": 32}
+    trial = optuna.trial.create_trial(value=0.0, user_attrs={"aelle:spectrum:0": old})
+    with pytest.warns(AeLLEWarning, match="version 1 held unlike parts"):
+        assert decode_spectra(trial) == {}
+
+
 def test_newer_schema_is_left_out_with_a_warning() -> None:
     (payload,) = encode_spectrum([-1.0], 0).values()
     trial = optuna.trial.create_trial(
@@ -163,7 +182,7 @@ def test_newer_schema_is_left_out_with_a_warning() -> None:
 
 @pytest.mark.parametrize(
     "damaged",
-    [None, 3, {}, {"version": 1}, {"version": 1, "exponents": [1.0]}, {"version": "one"}],
+    [None, 3, {}, {"version": 2}, {"version": 2, "exponents": [1.0]}, {"version": "one"}],
 )
 def test_damaged_attributes_are_left_out_with_a_warning(damaged: Any) -> None:
     trial = optuna.trial.create_trial(value=0.0, user_attrs={"aelle:spectrum:0": damaged})

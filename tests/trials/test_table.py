@@ -167,9 +167,8 @@ def test_trials_that_cannot_be_replayed_get_a_clear_error() -> None:
 
 def test_sizes_of_networks_are_kept(tmp_path: Path) -> None:
     trials = made_trials(4)
-    for trial, size in zip(trials, (32, 64, 128, None), strict=True):
-        trial.system_attrs = encode_spectrum(-np.arange(1.0, 33.0), -1, state_size=size)
+    for trial, size in zip(trials, (3, 32, 64, 500), strict=True):
+        trial.system_attrs = encode_spectrum(-np.arange(1.0, size + 1.0), -1)
     RecordedTrials.from_study(study_of(trials)).save(tmp_path / "sizes.npz")
     loaded = RecordedTrials.load(tmp_path / "sizes.npz")
-    sizes = [spectrum_payloads(trial)[-1].get("n") for trial in loaded.trials]
-    assert sizes == [32, 64, 128, None]
+    assert [spectrum_payloads(trial)[-1]["n"] for trial in loaded.trials] == [3, 32, 64, 500]
