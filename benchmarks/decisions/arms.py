@@ -19,9 +19,9 @@ from benchmarks.decisions.peers import TopK
 from benchmarks.decisions.regressors import LinearRegressor
 from optuna_aelle import AeLLEPruner
 from optuna_aelle.backtest.arms import OURS
-from optuna_aelle.backtest.arms import PrunerFactory
 from optuna_aelle.backtest.arms import Steps
 from optuna_aelle.backtest.arms import pruner_arms
+from optuna_aelle.backtest.replay import PrunerFactory
 
 SHUFFLED = "AeLLE, shuffled spectra"
 
