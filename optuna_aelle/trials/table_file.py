@@ -1,0 +1,207 @@
+"""A table of recorded trials as one ``.npz`` file, without pickles.
+
+Notation: n trials, E steps that any of them reported, S steps that any of them has a spectrum for,
+k = `FINGERPRINT_LENGTH` exponents (nats per step).
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution
+from optuna.distributions import distribution_to_json
+from optuna.distributions import json_to_distribution
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
+from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.attributes import encode_fingerprint
+from optuna_aelle.trials.attributes import spectrum_payloads
+from optuna_aelle.trials.table import RecordedTrials
+from optuna_aelle.trials.table import end_of
+from optuna_aelle.trials.table import frozen_trial
+
+# Version 1 held leading exponents of large networks and whole spectra of small ones.
+FORMAT_VERSION = 2
+
+
+def write_table(recorded: RecordedTrials, path: str | os.PathLike[str]) -> None:
+    """Write one ``.npz`` file."""
+    names = sorted({name for trial in recorded.trials for name in trial.distributions})
+    variants: dict[str, list[BaseDistribution]] = {name: [] for name in names}
+    params = np.full((len(recorded), len(names)), np.nan)
+    kinds = np.full((len(recorded), len(names)), -1, dtype=np.int16)
+    for row, trial in enumerate(recorded.trials):
+        for column, name in enumerate(names):
+            if name not in trial.params:
+                continue
+            distribution = trial.distributions[name]
+            if distribution not in variants[name]:
+                variants[name].append(distribution)
+            kinds[row, column] = variants[name].index(distribution)
+            params[row, column] = distribution.to_internal_repr(trial.params[name])
+    steps = recorded.steps
+    reported = np.array([[s in t.intermediate_values for s in steps] for t in recorded.trials])
+    values = np.array(
+        [[t.intermediate_values.get(s, math.nan) for s in steps] for t in recorded.trials]
+    )
+    spectrum_steps = sorted({s for t in recorded.trials for s in decode_spectra(t)})
+    spectra = np.full((len(recorded), len(spectrum_steps), FINGERPRINT_LENGTH), np.nan)
+    costs = np.full(spectra.shape[:2], np.nan)
+    state_sizes = np.zeros(spectra.shape[:2], dtype=np.int32)
+    for row, trial in enumerate(recorded.trials):
+        for step, payload in spectrum_payloads(trial).items():
+            column = spectrum_steps.index(step)
+            spectra[row, column] = decode_spectra(trial)[step]
+            costs[row, column] = payload.get("seconds", math.nan)
+            state_sizes[row, column] = payload["n"]
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "name": recorded.name,
+        "direction": recorded.direction,
+        "params": {n: [distribution_to_json(d) for d in variants[n]] for n in names},
+        "metadata": recorded.metadata,
+    }
+    arrays = {
+        "numbers": np.array([t.number for t in recorded.trials]),
+        "finished": np.array([t.state == TrialState.COMPLETE for t in recorded.trials]),
+        "ends": np.array([end_of(t) for t in recorded.trials]),
+        "times": np.array(
+            [
+                [_timestamp(moment) for moment in (t.datetime_start, t.datetime_complete)]
+                for t in recorded.trials
+            ]
+        ),
+        "params": params,
+        "param_kinds": kinds,
+        "steps": np.array(steps),
+        "values": values,
+        "reported": reported,
+        "step_seconds": recorded.step_seconds,
+        "spectrum_steps": np.array(spectrum_steps, dtype=np.int64),
+        # The schema keeps five digits of an exponent and six of a second, as these do.
+        "spectra": spectra.astype(np.float32),
+        "spectrum_seconds": costs.astype(np.float32),
+        "state_sizes": state_sizes,
+    } | {f"curve:{name}": curve for name, curve in recorded.curves.items()}
+    narrow: dict[str, Any] = {name: _narrowed(array) for name, array in arrays.items()}
+    # A handle rather than a name: numpy would append ".npz" to a name that lacks it.
+    with open(path, "wb") as file:
+        np.savez_compressed(file, metadata=np.array(json.dumps(metadata)), **narrow)
+
+
+def read_table(path: str | os.PathLike[str]) -> RecordedTrials:
+    """Read what `write_table` wrote.
+
+    Raises:
+        ValueError: The file is of another kind, or of a newer format than this version knows.
+    """
+    file = np.load(path, allow_pickle=False)
+    if "metadata" not in getattr(file, "files", ()) or "numbers" not in file.files:
+        raise ValueError(
+            f"Expected a file written by RecordedTrials.save, but {os.fspath(path)!r} is none."
+        )
+    with file:
+        arrays = {name: file[name] for name in file.files}
+    metadata = json.loads(str(arrays["metadata"]))
+    if metadata["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"Expected format version {FORMAT_VERSION} or older, but {os.fspath(path)!r} has "
+            f"version {metadata['format_version']}. Upgrade optuna-aelle."
+        )
+    if metadata["format_version"] == 1 and len(arrays["spectrum_steps"]):
+        warn_once(
+            "older table",
+            f"The spectra in {os.fspath(path)!r} are left out: format version 1 held unlike "
+            "parts of the spectra of small and large networks. Record them again.",
+        )
+        arrays["spectra"] = np.full_like(arrays["spectra"], np.nan)
+    variants = {
+        name: [json_to_distribution(text) for text in texts]
+        for name, texts in metadata["params"].items()
+    }
+    trials = tuple(_trial(arrays, variants, row) for row in range(len(arrays["numbers"])))
+    curves = {
+        name.split(":", 1)[1]: array.astype(np.float64)
+        for name, array in arrays.items()
+        if name.startswith("curve:")
+    }
+    return RecordedTrials(
+        name=metadata["name"],
+        direction=metadata["direction"],
+        trials=trials,
+        step_seconds=arrays["step_seconds"].astype(np.float64),
+        curves=curves,
+        metadata=metadata["metadata"],
+    )
+
+
+def _trial(
+    arrays: Mapping[str, npt.NDArray[Any]],
+    variants: Mapping[str, Sequence[BaseDistribution]],
+    row: int,
+) -> FrozenTrial:
+    kinds = arrays["param_kinds"][row]
+    distributions = {
+        name: variants[name][kind]
+        for name, kind in zip(variants, kinds.tolist(), strict=True)
+        if kind >= 0
+    }
+    internal = dict(zip(variants, arrays["params"][row].tolist(), strict=True))
+    reports = {
+        step: value
+        for step, value, there in zip(
+            arrays["steps"].tolist(),
+            arrays["values"][row].tolist(),
+            arrays["reported"][row].tolist(),
+            strict=True,
+        )
+        if there
+    }
+    attributes: dict[str, Any] = {}
+    for column, step in enumerate(arrays["spectrum_steps"].tolist()):
+        points = arrays["spectra"][row, column].astype(np.float64)
+        if np.isnan(points).any():
+            continue
+        attributes |= encode_fingerprint(
+            points,
+            step,
+            state_size=int(arrays["state_sizes"][row, column]),
+            seconds=float(arrays["spectrum_seconds"][row, column]),
+        )
+    return frozen_trial(
+        number=int(arrays["numbers"][row]),
+        finished=bool(arrays["finished"][row]),
+        value=float(arrays["ends"][row]),
+        times=tuple(map(_datetime, arrays["times"][row].tolist())),
+        params={n: d.to_external_repr(internal[n]) for n, d in distributions.items()},
+        distributions=distributions,
+        reports=reports,
+        attributes=attributes,
+    )
+
+
+def _timestamp(moment: datetime.datetime | None) -> float:
+    return math.nan if moment is None else moment.timestamp()
+
+
+def _datetime(timestamp: float) -> datetime.datetime | None:
+    return None if math.isnan(timestamp) else datetime.datetime.fromtimestamp(timestamp)
+
+
+def _narrowed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Half the bytes where no digit is lost."""
+    if array.dtype != np.float64:
+        return array
+    narrow = array.astype(np.float32)
+    return narrow if np.array_equal(narrow, array, equal_nan=True) else array
