@@ -96,6 +96,38 @@ def test_published_spectra(
     np.testing.assert_allclose(spectrum.mean, system.exponents, atol=tolerance)
 
 
+@pytest.mark.parametrize("a", [1.2, 1.06, 1.0, 0.3], ids=["chaos", "weak", "periodic", "rest"])
+def test_exponents_of_the_henon_map_follow_its_parameters(a: float) -> None:
+    system = systems.henon(a=a)
+    spectrum = lyapunov_spectrum(
+        system.model,
+        system.inputs(8_000, 4),
+        warmup=1000,
+        initial_state=system.initial_state(4),
+    )
+    np.testing.assert_allclose(spectrum.mean, system.exponents, atol=0.01 if a > 1.0 else 1e-4)
+    assert system.exponents.sum() == pytest.approx(math.log(0.3))
+    assert not system.exact
+    assert f"a = {a}" in system.source
+
+
+def test_the_henon_map_with_a_reflection() -> None:
+    assert systems.henon(b=-0.3).exponents.sum() == pytest.approx(math.log(0.3))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"a": 2.0}, r"stays bounded .* a = 2.0 and b = 0.3 it leaves for infinity"),
+        ({"b": 0.0}, r"b not 0 .* got a = 1.4 and b = 0.0"),
+        ({"a": math.nan}, r"must be finite"),
+    ],
+)
+def test_henon_maps_without_an_attractor(parameters: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        systems.henon(**parameters)
+
+
 def test_henon_sum_rule_is_exact() -> None:
     system = systems.henon()
     spectrum = lyapunov_spectrum(
