@@ -1,0 +1,1 @@
+"""Where trials will end: parameters and curves as numbers, one predictor, one `Forecast`."""
