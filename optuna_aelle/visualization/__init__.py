@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from optuna_aelle.visualization._compute import plot_compute_saved
 from optuna_aelle.visualization._dashboard import DashboardCallback
 from optuna_aelle.visualization._dashboard import save_dashboard_plots
-from optuna_aelle.visualization._plots import plot_compute_saved
-from optuna_aelle.visualization._plots import plot_latent_map
-from optuna_aelle.visualization._plots import plot_predictions
-from optuna_aelle.visualization._plots import plot_spectra
+from optuna_aelle.visualization._forecasts import plot_predictions
+from optuna_aelle.visualization._latent_map import plot_latent_map
 from optuna_aelle.visualization._replay import pareto_front
 from optuna_aelle.visualization._replay import plot_replay
+from optuna_aelle.visualization._spectra import plot_spectra
 
 __all__ = [
     "DashboardCallback",

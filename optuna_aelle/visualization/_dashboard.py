@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import optuna
+import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
 from optuna_aelle._warnings import warn_once
-from optuna_aelle.visualization._plots import plot_compute_saved
-from optuna_aelle.visualization._plots import plot_latent_map
-from optuna_aelle.visualization._plots import plot_predictions
-from optuna_aelle.visualization._plots import plot_spectra
-
-# No colons: the dashboard splits at them, and ids "a" and "a:b" together are a server error.
-_PLOTS = {
-    "aelle-spectra": plot_spectra,
-    "aelle-latent-map": plot_latent_map,
-    "aelle-predictions": plot_predictions,
-    "aelle-compute-saved": plot_compute_saved,
-}
+from optuna_aelle.visualization._compute import plot_compute_saved
+from optuna_aelle.visualization._forecasts import plot_predictions
+from optuna_aelle.visualization._latent_map import draw_latent_map
+from optuna_aelle.visualization._latent_map import plot_latent_map
+from optuna_aelle.visualization._note import update_note
+from optuna_aelle.visualization._spectra import plot_spectra
 
 
 def save_dashboard_plots(study: optuna.Study) -> list[str]:
     """Save all figures of this package in the study, replacing those saved before.
+
+    The study's note says how to read them; what else stands there is left as it is. The first call
+    waits until UMAP has compiled, some 15 seconds and two minutes at most; then it draws PCA.
 
     Returns:
         The graph object ids. ``optuna-dashboard STORAGE`` shows them on the study's first page.
@@ -35,7 +34,17 @@ def save_dashboard_plots(study: optuna.Study) -> list[str]:
     Raises:
         ImportError: optuna-dashboard is not installed.
         ValueError: The study is multi-objective.
+
+    Example:
+        >>> save_dashboard_plots(study)  # then: optuna-dashboard STORAGE  # doctest: +SKIP
     """
+    return _save(study, plot_latent_map)
+
+
+def _save(
+    study: optuna.Study, latent_map: Callable[[optuna.Study], go.Figure] = draw_latent_map
+) -> list[str]:
+    """As `save_dashboard_plots`; by default, without waiting for UMAP."""
     try:
         from optuna_dashboard import save_plotly_graph_object
     except ImportError as error:
@@ -43,19 +52,28 @@ def save_dashboard_plots(study: optuna.Study) -> list[str]:
             "save_dashboard_plots needs optuna-dashboard, which cannot be imported. "
             "Run: pip install optuna-aelle[dashboard]"
         ) from error
-    return [
+    # No colons: the dashboard splits at them, and ids "a" and "a:b" together are a server error.
+    plots = {
+        "aelle-spectra": plot_spectra,
+        "aelle-latent-map": latent_map,
+        "aelle-predictions": plot_predictions,
+        "aelle-compute-saved": plot_compute_saved,
+    }
+    saved = [
         save_plotly_graph_object(study, plot(study), graph_object_id=graph_object_id)
-        for graph_object_id, plot in _PLOTS.items()
+        for graph_object_id, plot in plots.items()
     ]
+    update_note(study)
+    return saved
 
 
 class DashboardCallback:
     """Keep the figures in the dashboard fresh: ``study.optimize(..., callbacks=[...])``.
 
     The figures lag behind by up to ``every_n_trials`` trials; call `save_dashboard_plots` when the
-    study is done. The thread that refreshes waits for it: about a second, and some fifteen the
-    first time, when UMAP compiles. With several processes, give the callback to one of them.
-    Whatever goes wrong is warned about once, and the study goes on.
+    study is done. The thread that refreshes waits for it, about a second. Until UMAP has compiled
+    in a process of its own, PCA is drawn. With several processes, give the callback to one of
+    them. Whatever goes wrong is warned about once, and the study goes on.
 
     Args:
         every_n_trials: Trials, however they ended, between two refreshes and before the first.
@@ -63,6 +81,9 @@ class DashboardCallback:
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> study.optimize(objective, callbacks=[DashboardCallback()])  # doctest: +SKIP
     """
 
     def __init__(self, every_n_trials: int = 5, min_seconds: float = 30.0) -> None:
@@ -90,7 +111,7 @@ class DashboardCallback:
             with self._counting:
                 self._n_waiting = 0
             try:
-                save_dashboard_plots(study)
+                _save(study)
             finally:
                 # Counted from the end, so that slow figures cannot take up all the time.
                 self._not_before = time.monotonic() + self._min_seconds

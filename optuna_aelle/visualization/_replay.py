@@ -25,6 +25,10 @@ def pareto_front(costs: npt.ArrayLike, losses: npt.ArrayLike) -> list[int]:
     Args:
         costs: ``(n,)``, less is better.
         losses: ``(n,)``, less is better.
+
+    Example:
+        >>> pareto_front([1.0, 2.0, 3.0], [0.5, 0.6, 0.1])
+        [0, 2]
     """
     cost, loss = np.asarray(costs, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     front: list[int] = []
@@ -40,6 +44,9 @@ def plot_replay(frame: pd.DataFrame, *, title: str = "Replay") -> go.Figure:
     Args:
         frame: What `optuna_aelle.replay` returned.
         title: Of the figure.
+
+    Example:
+        >>> plot_replay(replay(recorded, pruners)).show()  # doctest: +SKIP
     """
     means = frame.groupby("pruner", sort=False)[["epochs_share", "regret"]].mean()
     errors = frame.groupby("pruner", sort=False)[["epochs_share", "regret"]].sem().fillna(0.0)

@@ -1,0 +1,58 @@
+"""The study's note in optuna-dashboard: how to read the figures, where the predictor speaks.
+
+The note is the user's. Our part lies between two lines that the dashboard does not show, and only
+what is between them is ever replaced. Whoever deletes them has said that they do not want it:
+``aelle:note``, a user attribute of the study, remembers that it was there.
+"""
+
+from __future__ import annotations
+
+import optuna
+
+from optuna_aelle.decisions.speech import predictor_status
+from optuna_aelle.trials.storage import study_attribute
+from optuna_aelle.trials.storage import write_study_attribute
+
+NOTE_KEY = "aelle:note"
+
+_BEGIN = "<!-- optuna-aelle: replaced with the figures, delete it and it stays away -->"
+_END = "<!-- optuna-aelle: end -->"
+_WRITTEN = "written; once deleted from the note, it stays away"
+
+_GUIDE = """\
+### How to read the spectra (optuna-aelle)
+
+- **Lyapunov spectra**: one line a trial, dark is good. Above 0, neighbouring states of the network
+  drift apart; near 0, it remembers; far below, it forgets at once. Do the dark lines lie together?
+- **Latent space**: near points have like spectra, and a cross was pruned. Groups of one colour
+  mean that spectra tell good networks from bad ones.
+- **Predicted against actual**: the nearer to the dashed line, the better. One colour a step.
+- **Compute saved**: steps trained, and those that it would have taken without pruning.
+- Why a trial was stopped stands on its page under `aelle:decision`."""
+
+
+def update_note(study: optuna.Study) -> None:
+    """Bring our part of the study's note up to date, if the user wants it."""
+    from optuna_dashboard import get_note
+    from optuna_dashboard import save_note
+
+    note = get_note(study)
+    before, begin, rest = note.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        if study_attribute(study, NOTE_KEY) is not None:
+            return
+        before, after = f"{note.rstrip()}\n\n" if note.strip() else "", ""
+    new = f"{before}{_BEGIN}\n\n{_text(study)}\n\n{_END}{after}"
+    # Who is editing the note meanwhile is told of a conflict: only for a reason.
+    if new != note:
+        save_note(study, new)
+    if study_attribute(study, NOTE_KEY) is None:
+        write_study_attribute(study, NOTE_KEY, _WRITTEN)
+
+
+def _text(study: optuna.Study) -> str:
+    status = predictor_status(study)
+    if status is None:
+        return _GUIDE
+    return f"{_GUIDE}\n\nWhere the predictor speaks:\n\n- " + status.replace("; ", "\n- ")
