@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from optuna_aelle.lyapunov.lapack import LUFactors
+from optuna_aelle.lyapunov.maps.base import DenseJacobian
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.renormalization import METHODS
 from optuna_aelle.lyapunov.renormalization import factor
@@ -42,7 +43,7 @@ def carry_block(
 
 
 def carry_factors(
-    layer: RecurrentMap, frame: Tensor | LUFactors, coefficients: Sequence[Tensor]
+    layer: DenseJacobian, frame: Tensor | LUFactors, coefficients: Sequence[Tensor]
 ) -> tuple[LUFactors, Tensor]:
     """As `carry_block` by LU, with the frame left as its factors for the block that follows."""
     for of_step in zip(*(c.unbind(0) for c in coefficients), strict=True):

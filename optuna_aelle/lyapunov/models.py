@@ -18,8 +18,8 @@ from optuna_aelle.lyapunov import cells
 from optuna_aelle.lyapunov.maps.base import Parameters
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import StateKind
-from optuna_aelle.lyapunov.maps.lstm import HiddenLSTMMap
 from optuna_aelle.lyapunov.maps.lstm import LSTMMap
+from optuna_aelle.lyapunov.maps.lstm import hidden_lstm_map
 from optuna_aelle.lyapunov.maps.mixed import AntisymmetricMap
 from optuna_aelle.lyapunov.maps.mixed import GRUMap
 from optuna_aelle.lyapunov.maps.mixed import LipschitzMap
@@ -236,7 +236,7 @@ def build_layers(
     modules = [module for module in recurrents if isinstance(module, nn.Module)]
     build = _MAPS[known_type(first)]  # type: ignore[index]
     if state == "hidden" and build is LSTMMap:
-        build = HiddenLSTMMap
+        build = hidden_lstm_map
     if not isinstance(first, nn.RNNBase):
         return [build(Parameters(modules, device))]
     suffix = "_reverse" if reverse else ""

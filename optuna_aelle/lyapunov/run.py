@@ -23,7 +23,9 @@ from optuna_aelle.lyapunov.blocks import carry_block
 from optuna_aelle.lyapunov.blocks import carry_factors
 from optuna_aelle.lyapunov.lapack import LUFactors
 from optuna_aelle.lyapunov.lapack import can_be_carried_as_factors
+from optuna_aelle.lyapunov.maps.base import DenseJacobian
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
+from optuna_aelle.lyapunov.maps.base import StagedTangent
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.renormalization import fastest_method
@@ -123,7 +125,7 @@ class LayerRun:
         self._carry_block = GraphedBlocks() if self.frame.is_cuda else carry_block
         self._factored = (
             self.method == "lu"
-            and self.layer.has_jacobian
+            and isinstance(self.layer, DenseJacobian)
             and can_be_carried_as_factors(self.frame)
         )
         self._step = 0
@@ -144,7 +146,8 @@ class LayerRun:
             )
         self._add_log_det(trajectory)
         delicate = None
-        if self.method != "qr" and self.plan.frame_dtype != torch.float32:
+        in_stages = self.method != "qr" and self.plan.frame_dtype != torch.float32
+        if in_stages and isinstance(self.layer, StagedTangent):
             delicate = self.layer.delicate(trajectory)
         linearized = self.layer.linearize(trajectory) if delicate is None else delicate
         coefficients = [c.flatten(1, 2) for c in linearized]
@@ -161,10 +164,10 @@ class LayerRun:
         while start < n_steps:
             stop = start + self._product_length(n_steps - start)
             product = [c[start:stop] for c in coefficients]
-            if delicate is None:
-                self._carry(product)
+            if delicate is not None and isinstance(self.layer, StagedTangent):
+                self._carry_delicately(self.layer, product)
             else:
-                self._carry_delicately(product)
+                self._carry(product)
             self._step += stop - start
             start = stop
             if self._step == self.plan.warmup or self._step in self.plan.checkpoints:
@@ -246,10 +249,10 @@ class LayerRun:
             )
         return False
 
-    def _carry_delicately(self, coefficients: Sequence[Tensor]) -> None:
+    def _carry_delicately(self, layer: StagedTangent, coefficients: Sequence[Tensor]) -> None:
         narrowed = [c.to(self.frame.dtype) for c in coefficients]
         for of_step in zip(*(c.unbind(0) for c in narrowed), strict=True):
-            self.frame, growth = self.layer.delicate_tangent(of_step, self.frame)
+            self.frame, growth = layer.delicate_tangent(of_step, self.frame)
             self._sums += growth
         self.interval = self.plan.interval or 1
 
@@ -257,7 +260,7 @@ class LayerRun:
         """The frame after T steps, renormalised, and ln|diag R| ``(T / interval, S, k)``."""
         frame, logs = self.frame, []
         blocks = zip(*(torch.split(c, self.interval) for c in coefficients), strict=True)
-        if self._factored:
+        if self._factored and isinstance(self.layer, DenseJacobian):
             factors: Tensor | LUFactors = self.frame
             for block in blocks:
                 factors, log_growth = carry_factors(self.layer, factors, block)

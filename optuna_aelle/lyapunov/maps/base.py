@@ -103,13 +103,11 @@ class RecurrentMap(ABC):
         part_sizes: The sizes of the tensors that an initial state consists of: (H, H) for an LSTM.
         narrow_share: The leading share of the exponents for which a float32 frame is accurate
             enough, unless it underflows.
-        has_jacobian: Whether J costs little to form.
         dtype: Dtype of the state.
     """
 
     part_sizes: tuple[int, ...]
     narrow_share: float = 1.0
-    has_jacobian: bool = False
     dtype: torch.dtype = torch.float64
     device: torch.device
 
@@ -173,25 +171,9 @@ class RecurrentMap(ABC):
     def linearize(self, trajectory: Trajectory) -> State:
         """The coefficients of J at each step, ``(T, M, B, ·)`` each."""
 
-    def jacobian_t(self, coefficients: State) -> Tensor:
-        """Jᵀ ``(S, N, N)`` where `has_jacobian`; may be overwritten by the next call."""
-        raise NotImplementedError
-
     @abstractmethod
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
         """J times every tangent vector of ``frame (S, k, N)``; coefficients ``(S, ·)``."""
-
-    def delicate(self, trajectory: Trajectory) -> State | None:
-        """Coefficients for `delicate_tangent`, if `tangent` would lose directions; else None.
-
-        A sum of terms of very different size, as where a forget gate is shut, keeps the large one
-        only. Done in stages, with the frame renormalised in between, nothing is lost.
-        """
-        return None
-
-    def delicate_tangent(self, coefficients: State, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """As `tangent`, in stages: the renormalised frame and its growth ``(S, k)``."""
-        raise NotImplementedError
 
     def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
         """ln|det J|, ``(T, M, B)``, where a closed form exists, independent of `tangent`."""
@@ -202,6 +184,30 @@ class RecurrentMap(ABC):
 
     def from_working(self, state: State, frame: Tensor) -> Tensor:
         return frame
+
+
+class DenseJacobian(RecurrentMap):
+    """A map whose J costs little to form."""
+
+    @abstractmethod
+    def jacobian_t(self, coefficients: State) -> Tensor:
+        """Jᵀ ``(S, N, N)``; may be overwritten by the next call."""
+
+
+class StagedTangent(RecurrentMap):
+    """A map whose J is a product of factors that are better conditioned.
+
+    A sum of terms of very different size, as where a forget gate is shut, keeps the large one
+    only. Done in stages, with the frame renormalised in between, nothing is lost.
+    """
+
+    @abstractmethod
+    def delicate(self, trajectory: Trajectory) -> State | None:
+        """Coefficients for `delicate_tangent`, if `tangent` would lose directions; else None."""
+
+    @abstractmethod
+    def delicate_tangent(self, coefficients: State, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """As `tangent`, in stages: the renormalised frame and its growth ``(S, k)``."""
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

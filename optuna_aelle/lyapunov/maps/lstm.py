@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from optuna_aelle.lyapunov.maps.base import DenseJacobian
 from optuna_aelle.lyapunov.maps.base import Parameters
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
+from optuna_aelle.lyapunov.maps.base import StagedTangent
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.maps.base import by_weight
@@ -89,10 +91,10 @@ class _LSTMMap(RecurrentMap):
         )
 
 
-class HiddenLSTMMap(_LSTMMap):
-    """∂h'/∂h with c held fixed, as in Vogt et al. (arXiv 2204.04876).
+class ProjectedHiddenLSTMMap(_LSTMMap):
+    """∂h'/∂h with c held fixed, as in Vogt et al. (arXiv 2204.04876), here of a projected h.
 
-    J = diag(D g i') U_i + diag(D c f') U_f + diag(D i g') U_g + diag(tanh c' o') Uₒ with
+    J = P (diag(D g i') U_i + diag(D c f') U_f + diag(D i g') U_g + diag(tanh c' o') Uₒ) with
     D = o sech² c'.
     """
 
@@ -106,20 +108,29 @@ class HiddenLSTMMap(_LSTMMap):
         return d_i * slope, d_f * slope, d_g * slope, d_o
 
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
-        return self._project_frame(torch.bmm(frame, self.jacobian_t(coefficients)))
+        return self._project_frame(torch.bmm(frame, self._hidden_jacobian_t(coefficients)))
 
-    @property
-    def has_jacobian(self) -> bool:  # type: ignore[override]
-        return self._projection_t is None
-
-    def jacobian_t(self, coefficients: State) -> Tensor:
-        """That of the unprojected hidden state."""
+    def _hidden_jacobian_t(self, coefficients: State) -> Tensor:
+        """Jᵀ of the unprojected hidden state."""
         gates_t = self._narrow_gates_t
         memory = self.scratch(len(coefficients[0]), *gates_t[0].shape[1:], like=coefficients[0])
         return mix(gates_t, coefficients, memory)
 
 
-class LSTMMap(_LSTMMap):
+class HiddenLSTMMap(ProjectedHiddenLSTMMap, DenseJacobian):
+    """The same without a projection, P = I."""
+
+    def jacobian_t(self, coefficients: State) -> Tensor:
+        return self._hidden_jacobian_t(coefficients)
+
+
+def hidden_lstm_map(parameters: Parameters) -> ProjectedHiddenLSTMMap:
+    """∂h'/∂h of an LSTM, with a projection or without."""
+    projected = parameters.get("weight_hr") is not None
+    return (ProjectedHiddenLSTMMap if projected else HiddenLSTMMap)(parameters)
+
+
+class LSTMMap(_LSTMMap, StagedTangent):
     """The map of (h, c), carried as (u, dc) with u = dh − D dc, D = o sech² c.
 
     Then u' = diag(tanh c' o') Uₒ dh and dc' = A dh + f dc: the cancellation between dh' and D' dc'

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from optuna_aelle.lyapunov import cells
+from optuna_aelle.lyapunov.maps.base import DenseJacobian
 from optuna_aelle.lyapunov.maps.base import Parameters
-from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.maps.base import by_weight
@@ -24,7 +24,7 @@ from optuna_aelle.lyapunov.maps.base import sigmoid_derivative
 from optuna_aelle.lyapunov.maps.base import tanh_derivative
 
 
-class MixedMap(RecurrentMap):
+class MixedMap(DenseJacobian):
     """J = diag(a) + Σ diag(d_g) U_g.
 
     Args:
@@ -32,8 +32,6 @@ class MixedMap(RecurrentMap):
         gates: U_g, each ``(M, H, H)``. `linearize` returns one d_g for each, then a if there is
             one.
     """
-
-    has_jacobian = True
 
     def __init__(self, parameters: Parameters, *gates: Tensor) -> None:
         self.device = parameters.device
