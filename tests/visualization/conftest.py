@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import optuna
@@ -10,10 +13,44 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle import encode_spectrum
-from optuna_aelle.trials.attributes import Prediction
-from optuna_aelle.trials.attributes import encode_prediction
+from optuna_aelle.prediction.forecast import FORECAST_PREFIX
+from optuna_aelle.prediction.forecast import FORECAST_VERSION
+from optuna_aelle.visualization import _umap
 
 MakeStudy = Callable[..., optuna.Study]
+
+
+def stored_forecast(
+    step: int, value: float, std: float, *, chance: float = 0.9, share: float | None = None
+) -> dict[str, Any]:
+    """A forecast as it lies on a trial; what does not matter to figures is made up."""
+    payload = {
+        "version": FORECAST_VERSION,
+        "standing": [0.0, 1.0],
+        "value": [value, std],
+        "bar": [1.0, 0.95],
+        "share": share,
+        "chance": chance,
+        "skill": [40.0, 0.6, 0.4],
+        "spoke": ["spectrum"],
+        "trial": 0,
+    }
+    return {f"{FORECAST_PREFIX}{step}": payload}
+
+
+@pytest.fixture
+def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if umap-learn were not installed: no process is started."""
+    monkeypatch.setitem(sys.modules, "umap", None)
+
+
+@pytest.fixture
+def fresh_umap(monkeypatch: pytest.MonkeyPatch) -> Iterator[_umap._Client]:
+    """A client whose process has not been started; it is stopped in the end."""
+    client = _umap._Client()
+    monkeypatch.setattr(_umap, "_client", client)
+    yield client
+    client.close()
 
 
 def synthetic_trial(number: int, n_spectra: int, rng: np.random.Generator) -> FrozenTrial:
@@ -26,13 +63,12 @@ def synthetic_trial(number: int, n_spectra: int, rng: np.random.Generator) -> Fr
     for step in range(-1, n_spectra - 1):
         exponents = -np.linspace(0.01, 0.3 if slow else 6.0, 32) + 0.005 * rng.normal(size=32)
         attributes |= encode_spectrum(np.sort(exponents)[::-1], step)
-    prediction = Prediction(value + 0.1 * float(rng.normal()), 0.1, 0.9, ("spectrum",))
-    attributes |= encode_prediction(prediction, 0)
+    attributes |= stored_forecast(0, value + 0.1 * float(rng.normal()), 0.1)
     return create_trial(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
         value=value,
         intermediate_values=reports,
-        user_attrs=attributes,
+        system_attrs=attributes,
     )
 
 

@@ -104,7 +104,7 @@ def test_throttle(
         seen.append(int(clock[0] - 1000.0))
         return []
 
-    monkeypatch.setattr(_dashboard, "save_dashboard_plots", save)
+    monkeypatch.setattr(_dashboard, "_save", save)
     study = make_study(1)
     callback = DashboardCallback(every, seconds)
     for _ in range(12):
@@ -125,7 +125,7 @@ def test_threads_never_save_at_once(make_study: Any, monkeypatch: pytest.MonkeyP
         lock.release()
         return []
 
-    monkeypatch.setattr(_dashboard, "save_dashboard_plots", save)
+    monkeypatch.setattr(_dashboard, "_save", save)
     with warnings.catch_warnings():
         warnings.simplefilter("error", AeLLEWarning)
         make_study().optimize(
@@ -152,7 +152,7 @@ def test_failure_is_one_warning_and_the_study_goes_on(
         attempts += 1
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr(_dashboard, "save_dashboard_plots", fail)
+    monkeypatch.setattr(_dashboard, "_save", fail)
     study = make_study()
     with pytest.warns(AeLLEWarning, match="the disk is full") as caught:
         study.optimize(objective, n_trials=6, callbacks=[DashboardCallback(2, 0.0)])

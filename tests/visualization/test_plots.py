@@ -17,13 +17,16 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle import encode_spectrum
-from optuna_aelle.trials.attributes import Prediction
+from optuna_aelle import report_spectrum
+from optuna_aelle.decisions.speech import PREDICTOR_KEY
+from optuna_aelle.decisions.verdict import VERDICT_KEY
 from optuna_aelle.trials.attributes import decode_spectra
-from optuna_aelle.trials.attributes import encode_prediction
 from optuna_aelle.visualization import plot_compute_saved
 from optuna_aelle.visualization import plot_latent_map
 from optuna_aelle.visualization import plot_predictions
 from optuna_aelle.visualization import plot_spectra
+from optuna_aelle.visualization._spectra import FINGERPRINT_AXIS
+from tests.visualization.conftest import stored_forecast
 
 PLOTS = [plot_spectra, plot_latent_map, plot_predictions, plot_compute_saved]
 Plot = Callable[[optuna.Study], go.Figure]
@@ -56,10 +59,9 @@ def test_study_without_trials_says_what_it_waits_for(plot: Plot, make_study: Any
 @every_plot
 def test_failed_trials_are_left_out(plot: Plot, make_study: Any) -> None:
     study = make_study()
-    prediction = encode_prediction(Prediction(0.5, 0.1, 0.9, ()), 0)
     for _ in range(3):
-        attributes = spectrum(0.1) | prediction
-        add(study, TrialState.FAIL, user_attrs=attributes, intermediate_values={0: 0.5})
+        attributes = spectrum(0.1) | stored_forecast(0, 0.5, 0.1)
+        add(study, TrialState.FAIL, system_attrs=attributes, intermediate_values={0: 0.5})
     figure = plot(study)
     assert not figure.data
     assert figure.layout.annotations
@@ -75,7 +77,7 @@ def test_multi_objective_study_is_refused(plot: Plot) -> None:
 @every_plot
 def test_json_holds_lists_and_only_finite_numbers(plot: Plot, make_study: Any) -> None:
     study = make_study(20)
-    add(study, value=math.inf, user_attrs=encode_spectrum([-math.inf] * 4, 0))
+    add(study, value=math.inf, system_attrs=encode_spectrum([-math.inf] * 4, 0))
     text = plot(study).to_json()
     assert "bdata" not in text
 
@@ -88,11 +90,9 @@ def test_json_holds_lists_and_only_finite_numbers(plot: Plot, make_study: Any) -
 @every_plot
 def test_running_and_valueless_trials_do_not_raise(plot: Plot, make_study: Any) -> None:
     study = make_study(4)
-    running = study.ask()
-    for key, payload in spectrum(0.1).items():
-        running.set_user_attr(key, payload)
-    add(study, TrialState.PRUNED, user_attrs=spectrum(0.2, -1))
-    add(study, value=-math.inf, user_attrs=spectrum(0.3))
+    report_spectrum(study.ask(), -0.1 * np.arange(1.0, 33.0), 0)
+    add(study, TrialState.PRUNED, system_attrs=spectrum(0.2, -1))
+    add(study, value=-math.inf, system_attrs=spectrum(0.3))
     assert plot(study).data
 
 
@@ -105,6 +105,7 @@ def test_spectra_are_drawn_where_the_axis_says(make_study: Any) -> None:
         number = int(trace.hovertemplate.split(",")[0].removeprefix("trial "))
         expected = list(decode_spectra(study.trials[number]).values())[-1]
         np.testing.assert_allclose(0.1 * np.sinh(trace.y), expected, rtol=1e-3, atol=1e-4)
+    assert figure.layout.xaxis.title.text == FINGERPRINT_AXIS
     axis = figure.layout.yaxis
     labels = [float(text.replace("\N{MINUS SIGN}", "-")) for text in axis.ticktext]
     np.testing.assert_allclose(np.arcsinh(np.array(labels) / 0.1), axis.tickvals, atol=1e-3)
@@ -116,7 +117,7 @@ def test_spectra_are_drawn_where_the_axis_says(make_study: Any) -> None:
 def test_line_ends_at_minus_infinity(make_study: Any) -> None:
     study = make_study()
     exponents = np.where(np.arange(32) < 20, -0.1, -math.inf)
-    add(study, value=1.0, user_attrs=encode_spectrum(exponents, 0))
+    add(study, value=1.0, system_attrs=encode_spectrum(exponents, 0))
     (trace,) = lines(plot_spectra(study))
     assert [y is None for y in trace.y] == [False] * 20 + [True] * 12
     assert not trace.connectgaps
@@ -126,7 +127,7 @@ def test_line_ends_at_minus_infinity(make_study: Any) -> None:
 def test_best_trial_is_darkest_and_drawn_last(direction: str, best: int, make_study: Any) -> None:
     study = make_study(direction=direction)
     for value in (0.1, 0.5, 0.9):
-        add(study, value=value, user_attrs=spectrum(value))
+        add(study, value=value, system_attrs=spectrum(value))
     drawn = lines(plot_spectra(study))
     assert drawn[-1].hovertemplate.startswith(f"trial {best},")
     assert drawn[-1].legendgroup == "best"
@@ -135,8 +136,8 @@ def test_best_trial_is_darkest_and_drawn_last(direction: str, best: int, make_st
 
 def test_trial_without_value_is_grey(make_study: Any) -> None:
     study = make_study()
-    add(study, value=0.5, user_attrs=spectrum(0.1))
-    add(study, TrialState.PRUNED, user_attrs=spectrum(0.2))
+    add(study, value=0.5, system_attrs=spectrum(0.1))
+    add(study, TrialState.PRUNED, system_attrs=spectrum(0.2))
     grey, scored = lines(plot_spectra(study))
     assert grey.hovertemplate.startswith("trial 1, pruned")
     assert grey.line.color == "#b5b5b5"
@@ -145,7 +146,7 @@ def test_trial_without_value_is_grey(make_study: Any) -> None:
 
 def test_one_diverged_trial_does_not_flatten_the_colours(make_study: Any) -> None:
     study = make_study(40)
-    add(study, value=-1e9, user_attrs=spectrum(0.5))
+    add(study, value=-1e9, system_attrs=spectrum(0.5))
     colours = {trace.line.color for trace in lines(plot_spectra(study))}
     assert len(colours) > 20
 
@@ -172,45 +173,50 @@ def test_latent_map_repeats_itself(make_study: Any) -> None:
     assert plot_latent_map(study).to_json() != plot_latent_map(study, random_state=1).to_json()
 
 
-@pytest.mark.parametrize(("n_trials", "has_umap"), [(14, True), (16, False)])
-def test_latent_map_falls_back_to_pca(
-    n_trials: int, has_umap: bool, make_study: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not has_umap:
-        monkeypatch.setitem(sys.modules, "umap", None)
-    figure = plot_latent_map(make_study(n_trials))
+def test_few_spectra_are_placed_by_pca(make_study: Any) -> None:
+    figure = plot_latent_map(make_study(14))
     assert figure.layout.title.text.endswith("(PCA)")
-    assert sum(len(trace.x) for trace in figure.data) == n_trials
+    assert sum(len(trace.x) for trace in figure.data) == 14
+
+
+def test_without_umap_spectra_are_placed_by_pca(make_study: Any, no_umap: None) -> None:
+    figure = plot_latent_map(make_study(16))
+    assert figure.layout.title.text.endswith("(PCA)")
+    assert sum(len(trace.x) for trace in figure.data) == 16
 
 
 @pytest.mark.parametrize("n_trials", [3, 20])
 def test_latent_map_of_equal_spectra_and_values(n_trials: int, make_study: Any) -> None:
     study = make_study()
     for _ in range(n_trials):
-        add(study, value=1.0, user_attrs=spectrum(0.1))
+        add(study, value=1.0, system_attrs=spectrum(0.1))
     figure = plot_latent_map(study)
     assert sum(len(trace.x) for trace in figure.data) == n_trials
 
 
 def test_predictions_by_step_with_their_errors(make_study: Any) -> None:
     study = make_study()
-    for value, mean in ((0.2, 0.25), (0.8, 0.5)):
-        attributes = encode_prediction(Prediction(mean, 0.1, 0.9, ("spectrum",)), -1)
-        attributes |= encode_prediction(Prediction(value, 0.05, 0.9, ("spectrum",)), 3)
-        add(study, value=value, user_attrs=attributes)
-    attributes = encode_prediction(Prediction(0.4, 0.1, 0.9, ("spectrum",)), 3)
-    attributes["aelle:prune_reason"] = "step 3: hopeless"
-    add(study, TrialState.PRUNED, value=0.3, user_attrs=attributes)
+    for value, predicted in ((0.2, 0.25), (0.8, 0.5)):
+        attributes = stored_forecast(-1, predicted, 0.1, share=0.2)
+        attributes |= stored_forecast(3, value, 0.05)
+        add(study, value=value, system_attrs=attributes)
+    verdict = {"version": 1, "by": "AeLLE", "step": 3, "value": 0.3, "bar": 0.95, "rank": None}
+    verdict |= {"n_compared": None, "rung": None, "risk": 0.05, "trial": 2}
+    attributes = stored_forecast(3, 0.4, 0.1, chance=0.012) | {VERDICT_KEY: verdict}
+    add(study, TrialState.PRUNED, value=0.3, system_attrs=attributes)
     figure = plot_predictions(study)
     traces = {trace.name: trace for trace in figure.data}
     untrained = traces["untrained"]
     assert untrained.x == (0.2, 0.8)
     assert untrained.y == (0.25, 0.5)
     assert list(untrained.error_y.array) == [0.1, 0.1]
+    assert "chance of the best 20% (0.95): 90.0%" in untrained.text[0]
     assert traces["step 3"].y == (0.2, 0.8)
     pruned = traces["pruned, at the value reached"]
     assert (pruned.x, pruned.y, pruned.marker.symbol) == ((0.3,), (0.4,), "x")
-    assert "hopeless" in pruned.text[0]
+    assert "predicted 0.4 ± 0.1<br>chance of the best so far (0.95): 1.2%" in pruned.text[0]
+    assert "AeLLE expects about 0.4" in pruned.text[0]
+    assert max(len(line) for line in pruned.text[0].split("<br>")) <= 80
     # 0.5 ± 0.1 misses 0.8, the three others hit.
     assert "75%" in figure.layout.title.text
     assert traces["exact"].x == traces["exact"].y
@@ -218,8 +224,21 @@ def test_predictions_by_step_with_their_errors(make_study: Any) -> None:
 
 def test_unbounded_uncertainty_is_drawn_without_a_bar(make_study: Any) -> None:
     study = make_study()
-    add(study, value=0.2, user_attrs=encode_prediction(Prediction(0.3, math.inf, 0.9, ()), 0))
+    add(study, value=0.2, system_attrs=stored_forecast(0, 0.3, math.inf))
     assert list(plot_predictions(study).data[-1].error_y.array) == [0.0]
+
+
+def test_without_forecasts_the_predictor_says_why(make_study: Any) -> None:
+    study = make_study()
+    add(study, value=0.2)
+    (empty,) = plot_predictions(study).layout.annotations
+    assert "AeLLEPruner makes them" in empty.text
+    study.set_user_attr(PREDICTOR_KEY, "waits until 12 trials have ended with a value")
+    (empty,) = plot_predictions(study).layout.annotations
+    told = empty.text.replace("<br>", " ")
+    assert told == (
+        "No forecasts of ended trials yet: waits until 12 trials have ended with a value."
+    )
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -227,7 +246,7 @@ def test_compute_saved_by_hand(first: int, make_study: Any) -> None:
     study = make_study()
     full = dict.fromkeys(range(first, first + 10), 0.5)
     add(study, value=0.5, intermediate_values=full)
-    add(study, TrialState.PRUNED, user_attrs=spectrum(0.1, -1))
+    add(study, TrialState.PRUNED, system_attrs=spectrum(0.1, -1))
     add(study, TrialState.PRUNED, value=0.5, intermediate_values={first: 0.5, first + 1: 0.5})
     study.ask()
     traces = {trace.name: trace for trace in plot_compute_saved(study).data}
