@@ -12,7 +12,6 @@ Source: Vogt, Zheng and Shlizerman, arXiv 2204.04876.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from numbers import Integral
@@ -40,11 +39,11 @@ from optuna_aelle.aelle.autoencoder import decode
 from optuna_aelle.aelle.autoencoder import encode
 from optuna_aelle.aelle.autoencoder import read_out
 from optuna_aelle.aelle.autoencoder import train
+from optuna_aelle.aelle.checks import check_scores
+from optuna_aelle.aelle.checks import differ_in_length
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.fingerprint import check_exponents
 from optuna_aelle.fingerprint import resample_exponents
-
-FORMAT_VERSION = 1
 
 # Squashed positions that vary less than this differ by numerical noise only (1e-4 nats near 0).
 _LEAST_SPREAD = 1e-3
@@ -53,9 +52,6 @@ _LEAST_SPREAD = 1e-3
 _LEAST_SLOPE = 0.1
 # Half-width of the central 68.27 % of a normal distribution: one standard deviation.
 _ONE_SIGMA = 0.6827
-
-_ARRAYS = ("center_", "scale_", "score_mean_", "score_std_", "out_of_fold_prediction_")
-_SCALARS = ("n_features_in_", "resamples_", "slope_", "residual_std_")
 
 
 class AeLLERegressor(
@@ -156,12 +152,12 @@ class AeLLERegressor(
                 "AeLLERegressor requires y to be passed, but the target y is None. "
                 "Pass one score per spectrum, NaN where there is none."
             )
-        self.resamples_ = _differ_in_length(X)
+        self.resamples_ = differ_in_length(X)
         exponents = self._check_spectra(X, reset=True)
         scores = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
         group = np.arange(len(exponents)) if groups is None else column_or_1d(groups)
         check_consistent_length(exponents, scores, group)
-        scored = _check_scores(scores)
+        scored = check_scores(scores)
         weight = np.ones(len(scores)) if score_weights is None else column_or_1d(score_weights)
         check_consistent_length(scores, weight)
         if not (np.isfinite(weight) & (weight > 0.0)).all():
@@ -267,22 +263,10 @@ class AeLLERegressor(
 
         Predictions do not depend on ``random_state``; one that is no integer is saved as None.
         """
+        from optuna_aelle.aelle.regressor_file import write_regressor
+
         check_is_fitted(self)
-        params = self.get_params()
-        if not isinstance(params["random_state"], Integral):
-            params["random_state"] = None
-        metadata = {
-            "format_version": FORMAT_VERSION,
-            "params": params,
-            "fitted": {name: getattr(self, name) for name in _SCALARS},
-            "feature_names": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
-        }
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        arrays |= {f"weights.{name}": value for name, value in self._weights.items()}
-        text = json.dumps(metadata, default=lambda value: value.item())
-        # A handle rather than a name: numpy would append ".npz" to a name that lacks it.
-        with open(path, "wb") as file:
-            np.savez(file, metadata=np.array(text), **arrays)
+        write_regressor(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AeLLERegressor:
@@ -291,30 +275,9 @@ class AeLLERegressor(
         Raises:
             ValueError: The file is of another kind, or of a newer format than this version knows.
         """
-        file = np.load(path, allow_pickle=False)
-        if "metadata" not in getattr(file, "files", ()):
-            raise ValueError(
-                f"Expected a file written by AeLLERegressor.save, but {os.fspath(path)!r} has no "
-                "metadata. Fit an estimator and save it there."
-            )
-        with file:
-            metadata = json.loads(str(file["metadata"]))
-            arrays = {name: file[name] for name in file.files if name != "metadata"}
-        version = metadata["format_version"]
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"Expected format version {FORMAT_VERSION} or older, but {os.fspath(path)!r} has "
-                f"version {version}. Update optuna-aelle, or save it again with this version."
-            )
-        estimator = cls(**metadata["params"])
-        for name, value in metadata["fitted"].items():
-            setattr(estimator, name, value)
-        for name in _ARRAYS:
-            setattr(estimator, name, arrays.pop(name))
-        if metadata["feature_names"]:
-            estimator.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
-        estimator._weights = {name.split(".", 1)[1]: value for name, value in arrays.items()}
-        return estimator
+        from optuna_aelle.aelle.regressor_file import read_regressor
+
+        return read_regressor(cls, path)
 
     @property
     def _n_features_out(self) -> int:
@@ -345,9 +308,11 @@ class AeLLERegressor(
     def _check_spectra(
         self, X: npt.ArrayLike | Sequence[npt.ArrayLike], *, reset: bool
     ) -> FloatArray:
-        if self.resamples_ and isinstance(X, Sequence):
-            X = np.stack([resample_exponents(row, FINGERPRINT_LENGTH) for row in X])
-        elif not reset and _differ_in_length(X):
+        if self.resamples_:
+            rows = X if isinstance(X, Sequence) else np.asarray(X, dtype=np.float64)
+            if isinstance(rows, Sequence) or rows.ndim == 2:
+                X = np.stack([resample_exponents(row, FINGERPRINT_LENGTH) for row in rows])
+        elif not reset and differ_in_length(X):
             raise ValueError(
                 f"Expected spectra of {self.n_features_in_} exponents as in fit, got spectra of "
                 "different lengths. Fit on different lengths too, or call resample_exponents."
@@ -408,28 +373,6 @@ class AeLLERegressor(
         # Student's t widens one sigma as few networks demand; epochs of one network count once.
         small_sample = stats.t.ppf(0.5 + _ONE_SIGMA / 2, n_groups - 1)
         self.residual_std_ = float(np.quantile(residuals, _ONE_SIGMA) * small_sample)
-
-
-def _differ_in_length(X: Any) -> bool:
-    if not isinstance(X, Sequence) or not all(hasattr(row, "__len__") for row in X):
-        return False
-    return len({len(row) for row in X}) > 1
-
-
-def _check_scores(scores: FloatArray) -> npt.NDArray[np.bool_]:
-    """Return where a score is present."""
-    if np.isinf(scores).any():
-        raise ValueError(
-            f"Expected scores that are finite or NaN, got {int(np.isinf(scores).sum())} infinite "
-            f"among {scores.size}. Clip them, or pass NaN for a trial without a usable score."
-        )
-    scored = ~np.isnan(scores)
-    if not scored.any():
-        raise ValueError(
-            f"Expected at least one finite score, got NaN for all {scores.size} spectra. "
-            "Fit once a trial has finished."
-        )
-    return scored
 
 
 def _robust_location_and_spread(values: FloatArray) -> tuple[FloatArray, FloatArray]:

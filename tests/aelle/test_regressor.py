@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from optuna_aelle.aelle import AeLLERegressor
-from optuna_aelle.aelle import regressor as regressor_module
+from optuna_aelle.aelle import regressor_file
 from optuna_aelle.aelle.autoencoder import BATCH_ROWS
 from optuna_aelle.aelle.autoencoder import train
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
@@ -209,6 +209,10 @@ def test_spectra_of_different_lengths_are_resampled() -> None:
     np.testing.assert_allclose(model.predict(ragged[:1]), reference.predict(same)[:1])
     with pytest.raises(ValueError, match="different lengths"):
         reference.predict(ragged)
+    # Arrays are read in the same way, whatever they are as wide as.
+    wide = X[:5, :40]
+    np.testing.assert_array_equal(model.predict(wide), model.predict(list(wide)))
+    np.testing.assert_array_equal(model.transform(wide), model.transform(list(wide)))
 
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
@@ -257,7 +261,7 @@ def test_files_of_another_kind_or_a_newer_format(
 ) -> None:
     newer = tmp_path / "newer.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(regressor_module, "FORMAT_VERSION", 2)
+        patch.setattr(regressor_file, "FORMAT_VERSION", 2)
         fitted.save(newer)
     with pytest.raises(ValueError, match="version 2.*Update"):
         AeLLERegressor.load(newer)
