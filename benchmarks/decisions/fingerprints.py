@@ -232,10 +232,20 @@ def table_text(rows: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record what is missing, evaluate, write the results, print the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decisions.fingerprints", description=__doc__
+        prog="python -m benchmarks.decisions.fingerprints",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tables", nargs="+", default=list(DEVELOPMENT_TABLES))
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    known = sorted(path.stem for path in TABLES.glob("*.npz"))
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        choices=known,
+        default=list(DEVELOPMENT_TABLES),
+        metavar="TABLE",
+        help="names; by default those that designs come from",
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
