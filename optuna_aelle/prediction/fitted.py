@@ -161,16 +161,7 @@ class FittedPredictor:
 
     def spoken_features(self, step: int) -> tuple[Feature, ...]:
         """The groups that explain at least a tenth of the predictions at ``step``."""
-        model = self._model(step)
-        grams = [
-            kernel.between(model.rows[name], model.rows[name]) for name, kernel in model.kernels
-        ]
-        shares = model.regression.share(grams)
-        total = dict.fromkeys(self.features, 0.0)
-        for (name, _), part in zip(model.kernels, shares, strict=True):
-            if name in total:
-                total[name] += float(part)
-        return tuple(name for name in self.features if total[name] >= _SPOKE)
+        return self._model(step).spoke
 
     def _past(self, step: int) -> list[int]:
         return [i for i, trial in enumerate(self.lessons) if went_past(trial, step)]
@@ -204,8 +195,9 @@ class FittedPredictor:
         # standing has another mean and spread.
         center = float(np.average(own, weights=known))
         scale = max(float(np.sqrt(np.average((own - center) ** 2, weights=known))), 1e-6)
+        grams = [kernel.between(rows[name], rows[name]) for name, kernel in kernels]
         regression = fit_evidence(
-            [kernel.between(rows[name], rows[name]) for name, kernel in kernels],
+            grams,
             (own - center) / scale / np.sqrt(known),
             1.0 / known - 1.0,
         ).rescaled(center, scale)
@@ -216,7 +208,19 @@ class FittedPredictor:
             if step < 0
             else rank_correlation(curve_statistics(lessons, step, self.sign)[:, 0], own, known),
         )
-        return _Model(regression, kernels, rows, skill)
+        return _Model(regression, kernels, rows, skill, self._spoken(regression, kernels, grams))
+
+    def _spoken(
+        self,
+        regression: EvidenceRegression,
+        kernels: Sequence[tuple[str, Kernel]],
+        grams: Sequence[FloatArray],
+    ) -> tuple[Feature, ...]:
+        total = dict.fromkeys(self.features, 0.0)
+        for (name, _), part in zip(kernels, regression.share(grams), strict=True):
+            for feature in self.features:
+                total[feature] += float(part) * (feature == name)
+        return tuple(feature for feature in self.features if total[feature] >= _SPOKE)
 
     def _rows(self, trials: Sequence[FrozenTrial], step: int) -> dict[str, FloatArray]:
         """The features of ``trials`` as of ``step``, one array ``(n, d)`` a group."""
@@ -243,3 +247,4 @@ class _Model:
     kernels: list[tuple[str, Kernel]]
     rows: dict[str, FloatArray]
     skill: Skill
+    spoke: tuple[Feature, ...]
