@@ -4,7 +4,8 @@ from optuna_aelle.lyapunov import cells
 from optuna_aelle.lyapunov import systems
 from optuna_aelle.lyapunov.engine import lyapunov_spectra
 from optuna_aelle.lyapunov.engine import lyapunov_spectrum
-from optuna_aelle.lyapunov.engine import spectral_fingerprint
+from optuna_aelle.lyapunov.fingerprints import spectral_fingerprint
+from optuna_aelle.lyapunov.fingerprints import spectral_fingerprints
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import from_step
 from optuna_aelle.lyapunov.models import register_cell
@@ -19,5 +20,6 @@ __all__ = [
     "lyapunov_spectrum",
     "register_cell",
     "spectral_fingerprint",
+    "spectral_fingerprints",
     "systems",
 ]

@@ -10,7 +10,7 @@ Vogt et al., arXiv 2204.04876.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from collections.abc import Sequence
 from typing import Any
 from typing import Literal
@@ -19,29 +19,21 @@ import torch
 from torch import Tensor
 from torch import nn
 
-from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
+from optuna_aelle.lyapunov.groups import Task
+from optuna_aelle.lyapunov.groups import named
+from optuna_aelle.lyapunov.groups import run_tasks
 from optuna_aelle.lyapunov.inputs import Inputs
-from optuna_aelle.lyapunov.inputs import Sequences
-from optuna_aelle.lyapunov.inputs import device_of
+from optuna_aelle.lyapunov.inputs import check_tensor
+from optuna_aelle.lyapunov.inputs import inputs_of_each
 from optuna_aelle.lyapunov.inputs import read_inputs
 from optuna_aelle.lyapunov.maps.base import StateKind
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import find_recurrent
-from optuna_aelle.lyapunov.models import signature
 from optuna_aelle.lyapunov.settings import Direction
 from optuna_aelle.lyapunov.settings import Layers
 from optuna_aelle.lyapunov.settings import Method
 from optuna_aelle.lyapunov.settings import Settings
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
-from optuna_aelle.lyapunov.stack import build_stack
-from optuna_aelle.lyapunov.stack import run_stack
-
-_FINGERPRINT_STEPS = 64
-_FINGERPRINT_SEQUENCES = 4
-_FINGERPRINT_WARMUP = 16
-
-# How many networks of a group run side by side: more save launches, but leave the cache.
-_MAX_PARAMETERS = {"cpu": 500_000, "cuda": 200_000_000}
 
 
 def lyapunov_spectrum(
@@ -105,9 +97,11 @@ def lyapunov_spectrum(
         FloatingPointError: The state itself overflowed along the inputs.
 
     Example:
-        >>> spectrum = lyapunov_spectrum(torch.nn.GRU(3, 64), torch.randn(200, 8, 3))
-        >>> spectrum.max_exponent, spectrum.stderr[0], spectrum.kaplan_yorke_dimension
+        >>> spectrum = lyapunov_spectrum(torch.nn.GRU(3, 16), torch.randn(100, 8, 3))
+        >>> spectrum.exponents.shape, spectrum.max_exponent < 0.0, spectrum.kaplan_yorke_dimension
+        ((8, 16), True, 0.0)
     """
+    check_tensor(inputs)
     (spectrum,) = lyapunov_spectra(
         [model],
         inputs,
@@ -155,6 +149,15 @@ def lyapunov_spectra(
         models: As ``model`` of `lyapunov_spectrum`, of any types and sizes.
         inputs: For all models, or a list with those of each.
         k: This and all else as in `lyapunov_spectrum`.
+
+    Raises:
+        ValueError: As in `lyapunov_spectrum`, with the model that it is about: ``models[2]: ...``.
+        FloatingPointError: Likewise.
+
+    Example:
+        >>> networks = [torch.nn.GRU(3, size) for size in (8, 8, 16)]
+        >>> [spectrum.state_size for spectrum in lyapunov_spectra(networks, torch.randn(80, 2, 3))]
+        [8, 8, 16]
     """
     settings = Settings(
         k=k,
@@ -168,131 +171,17 @@ def lyapunov_spectra(
         target_stderr=target_stderr,
         window=window,
     )
-    of_model = [inputs] * len(models) if isinstance(inputs, Inputs) else list(inputs)
-    if len(of_model) != len(models):
-        raise ValueError(
-            f"Expected inputs for all models, or a list of {len(models)}, one each, got a list of "
-            f"{len(of_model)}."
-        )
-    groups: dict[tuple[object, ...], list[int]] = {}
-    recurrents: list[nn.Module | StepModel] = []
-    sequences: list[Sequences] = []
-    for i, (model, given) in enumerate(zip(models, of_model, strict=True)):
+    tasks = []
+    for i, (model, given) in enumerate(
+        zip(models, inputs_of_each(inputs, len(models)), strict=True)
+    ):
+        started = time.perf_counter()
+        name = f"models[{i}]" if len(models) > 1 else ""
         try:
-            recurrents.append(find_recurrent(model))
-            sequences.append(read_inputs(recurrents[i], given, lengths, warmup))
+            recurrent = find_recurrent(model)
+            sequences = read_inputs(recurrent, given, lengths, warmup)
         except (TypeError, ValueError) as error:
-            if len(models) == 1:
-                raise
-            raise type(error)(f"models[{i}]: {error}") from error
-        values, ends = sequences[i]
-        key = (signature(recurrents[i]), tuple(values.shape), values.dtype, ends)
-        groups.setdefault(key, []).append(i)
-
-    def spectra_of(part: list[int]) -> list[LyapunovSpectrum]:
-        return _spectra_of_equals(
-            [recurrents[i] for i in part],
-            [sequences[i] for i in part],
-            [of_model[i] for i in part],
-            settings,
-            initial_state,
-            generator,
-        )
-
-    spectra: dict[int, LyapunovSpectrum] = {}
-    for members in groups.values():
-        for part in _split(members, recurrents[members[0]], coupled=layers == "coupled"):
-            try:
-                found = spectra_of(part)
-            except FloatingPointError:
-                if len(models) == 1:
-                    raise
-                found = _one_by_one(part, spectra_of)
-            spectra |= zip(part, found, strict=True)
-    return [spectra[i] for i in range(len(models))]
-
-
-def _one_by_one(
-    members: list[int], spectra_of: Callable[[list[int]], list[LyapunovSpectrum]]
-) -> list[LyapunovSpectrum]:
-    """As ``spectra_of(members)``, with an error that names the model that it is about."""
-    found = []
-    for i in members:
-        try:
-            found += spectra_of([i])
-        except FloatingPointError as error:
-            raise FloatingPointError(f"models[{i}]: {error}") from error
-    return found
-
-
-def spectral_fingerprint(
-    model: nn.Module | StepModel,
-    inputs: Inputs,
-    k: int = FINGERPRINT_LENGTH,
-    *,
-    state: StateKind = "full",
-    direction: Direction | None = None,
-) -> LyapunovSpectrum:
-    """The cheap setting used inside a study: at most 4 sequences of 64 steps, k leading exponents.
-
-    It ranks networks as a long run does and costs a few percent of a training epoch. Probe inputs
-    should be the same for all trials of a study.
-
-    Args:
-        model: As in `lyapunov_spectrum`.
-        inputs: As in `lyapunov_spectrum`; the first sequences and steps are used.
-        k: At most this many exponents (fewer if the state is smaller).
-        state: As in `lyapunov_spectrum`.
-        direction: As in `lyapunov_spectrum`.
-    """
-    recurrent = find_recurrent(model)
-    values, lengths = read_inputs(recurrent, inputs, None, warmup=0)
-    batch = min(_FINGERPRINT_SEQUENCES, len(lengths))
-    n_steps = min(_FINGERPRINT_STEPS, *lengths[:batch])
-    settings = Settings(
-        k=k,
-        clip_k=True,
-        warmup=min(_FINGERPRINT_WARMUP, n_steps // 4),
-        state=state,
-        direction=direction,
-    )
-    probe = Sequences(values[:n_steps, :batch], (n_steps,) * batch)
-    return _spectra_of_equals([recurrent], [probe], [inputs], settings)[0]
-
-
-def _split(
-    members: list[int], recurrent: nn.Module | StepModel, *, coupled: bool
-) -> list[list[int]]:
-    """Equal networks in batches that fit."""
-    size = 1
-    if isinstance(recurrent, nn.Module) and not coupled:
-        device = next(recurrent.parameters()).device.type
-        n_parameters = sum(parameter.numel() for parameter in recurrent.parameters())
-        size = max(1, _MAX_PARAMETERS.get(device, _MAX_PARAMETERS["cpu"]) // n_parameters)
-    return [members[i : i + size] for i in range(0, len(members), size)]
-
-
-def _spectra_of_equals(
-    recurrents: Sequence[nn.Module | StepModel],
-    sequences: Sequence[Sequences],
-    given: Sequence[Inputs],
-    settings: Settings,
-    initial_state: Any = None,
-    generator: torch.Generator | None = None,
-) -> list[LyapunovSpectrum]:
-    """Spectra of networks that differ in nothing but the values of weights and inputs."""
-    device = device_of(recurrents[0], given[0])
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        shared = all(inputs is given[0] for inputs in given)
-        each = sequences[:1] if shared else sequences
-        values = torch.stack([sequence.values.to(device) for sequence in each], dim=1)
-        lengths = sequences[0].lengths
-        stack = build_stack(
-            recurrents,
-            settings,
-            batch=len(lengths),
-            initial_state=initial_state,
-            device=device,
-            input_dtype=values.dtype,
-        )
-        return run_stack(stack, values, lengths, len(recurrents), settings, generator)
+            raise named(error, name) from error
+        seconds = time.perf_counter() - started
+        tasks.append(Task(recurrent, sequences, given, settings, name, seconds))
+    return run_tasks(tasks, initial_state, generator)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch import nn
@@ -56,6 +57,47 @@ def device_of(recurrent: nn.Module | StepModel, inputs: Inputs) -> torch.device:
     return torch.device("cpu")
 
 
+def inputs_of_each(inputs: Inputs | Sequence[Inputs], n_models: int) -> list[Inputs]:
+    """Those of each model: one for all, or a list with one each."""
+    if not isinstance(inputs, list | tuple) or isinstance(inputs, PackedSequence):
+        check_tensor(inputs)
+        return [inputs] * n_models  # type: ignore[list-item]
+    if len(inputs) != n_models:
+        for of_one in inputs:
+            check_tensor(of_one)
+        raise ValueError(
+            f"Expected inputs for all models, or a list of {n_models}, one each, got a list of "
+            f"{len(inputs)}."
+        )
+    return list(inputs)
+
+
+def check_tensor(inputs: object) -> None:
+    """Refuse what is neither a tensor nor a `PackedSequence`, and say what it is."""
+    if isinstance(inputs, Inputs):
+        return
+    came, remedy = f"an object of type {type(inputs).__name__}", "torch.as_tensor(inputs)"
+    if isinstance(inputs, np.ndarray):
+        came = f"a numpy array of dtype {inputs.dtype} and shape {inputs.shape}"
+        remedy = "torch.from_numpy(inputs)"
+    elif isinstance(inputs, list | tuple):
+        of_what = ", ".join(dict.fromkeys(type(item).__name__ for item in inputs)) or "nothing"
+        came = f"a {type(inputs).__name__} of {len(inputs)} ({of_what})"
+        if any(isinstance(item, Tensor) for item in inputs):
+            remedy = "one tensor, such as torch.stack(inputs)"
+    raise TypeError(
+        f"Expected inputs as a torch tensor or a PackedSequence, got {came}. Pass {remedy}."
+    )
+
+
+def _to_floats(inputs: Tensor) -> str:
+    if inputs.is_complex():
+        return "Pass real and imaginary parts as separate inputs, as torch.view_as_real does"
+    if inputs.dtype == torch.bool:
+        return "Pass inputs.float()"
+    return "Embed tokens first"
+
+
 def read_inputs(
     recurrent: nn.Module | StepModel,
     inputs: Inputs,
@@ -71,9 +113,11 @@ def read_inputs(
     else:
         axis = batch_axis(recurrent)
         form = "(B, T, D)" if axis == 0 else "(T, B, D)"
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        came = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise ValueError(f"Expected inputs as a tensor of floats, got {came}. Embed tokens first.")
+    check_tensor(inputs)
+    if not inputs.is_floating_point():
+        raise ValueError(
+            f"Expected inputs as a tensor of floats, got {inputs.dtype}. {_to_floats(inputs)}."
+        )
     if inputs.dim() not in (2, 3):
         raise ValueError(
             f"Shape mismatch: expected inputs of shape {form} or (T, D), got "

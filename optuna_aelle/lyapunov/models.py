@@ -160,14 +160,14 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
             f"them, or a StepModel, got {type(model).__name__}. "
             "Wrap a step function with optuna_aelle.lyapunov.from_step."
         )
-    found = _outermost(model)
+    found = outermost(model)
     if not found:
         raise ValueError(
             f"Expected {type(model).__name__} to hold one recurrent module, found none. "
             "For a cell of your own, call optuna_aelle.lyapunov.register_cell once, or pass "
             "optuna_aelle.lyapunov.from_step(step, state_size)."
         )
-    if len(set(map(id, found.values()))) > 1:
+    if len(found) > 1:
         raise ValueError(
             f"Expected {type(model).__name__} to hold one recurrent module, found {len(found)}: "
             f"{', '.join(found)}. Pass the one that is meant, e.g. model.{next(iter(found))}."
@@ -190,13 +190,18 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
     return replace(build(wide.double()), dtype=torch.float64)
 
 
-def _outermost(model: nn.Module, name: str = "") -> dict[str, nn.Module]:
-    """Known modules by name; what a known module itself is made of does not count."""
+def outermost(model: nn.Module, name: str = "") -> dict[str, nn.Module]:
+    """Known modules by name; what a known module itself is made of does not count.
+
+    A module that is held twice has its first name alone.
+    """
     if known_type(model) is not None:
         return {name: model}
     found: dict[str, nn.Module] = {}
     for child_name, child in model.named_children():
-        found |= _outermost(child, f"{name}.{child_name}" if name else child_name)
+        for of_child in outermost(child, f"{name}.{child_name}" if name else child_name).items():
+            if of_child[1] not in found.values():
+                found[of_child[0]] = of_child[1]
     return found
 
 

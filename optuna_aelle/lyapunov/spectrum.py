@@ -7,6 +7,7 @@ exponents, all in nats per step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,8 @@ class LyapunovSpectrum:
         trace_steps: ``(C,)`` the number of steps behind each row of ``trace``.
         log_abs_det: ``(B,)`` time average of ln|det J| where the cell has a closed form and
             k = N, else None.
-        seconds: Wall-clock time of the computation.
+        seconds: Wall-clock time from the call's inputs to this record; where networks run side by
+            side, what this one took alone and its share of what they took together.
         window_exponents: ``(W, B, k)`` exponents of W consecutive windows if they were asked for,
             in the order of the frame's columns: descending on average, not in each window.
     """
@@ -110,3 +112,38 @@ class LyapunovSpectrum:
     def to_bits(self) -> FloatArray:
         """The exponents in bits per step, ``(B, k)``."""
         return self.exponents / math.log(2.0)
+
+
+def union(spectra: Sequence[LyapunovSpectrum], k: int) -> LyapunovSpectrum:
+    """The record of several networks taken as one, with its ``k`` leading exponents.
+
+    Exact where none of them feeds an earlier one back: the Jacobian is block-triangular then, as
+    that of a stack. Of records of unequal length the shortest says how many steps and sequences
+    there are; ``trace`` has the end alone.
+
+    Example:
+        >>> one = LyapunovSpectrum(np.array([[-0.5, -2.0]]), 2, 10, np.zeros((1, 2)),
+        ...     np.array([10]), None, 0.1)
+        >>> union([one, one], 3).exponents, union([one, one], 3).state_size
+        (array([[-0.5, -0.5, -2. ]]), 4)
+    """
+    if len(spectra) == 1:
+        return spectra[0]
+    batch = min(len(spectrum.exponents) for spectrum in spectra)
+    n_steps = min(spectrum.n_steps for spectrum in spectra)
+    size = sum(spectrum.state_size for spectrum in spectra)
+    together = np.concatenate([spectrum.exponents[:batch] for spectrum in spectra], axis=1)
+    last = np.concatenate([spectrum.trace[-1:] for spectrum in spectra], axis=1)
+    determinants = [
+        spectrum.log_abs_det[:batch] for spectrum in spectra if spectrum.log_abs_det is not None
+    ]
+    known = len(determinants) == len(spectra) and k >= size
+    return LyapunovSpectrum(
+        exponents=-np.sort(-together, axis=1)[:, :k],
+        state_size=size,
+        n_steps=n_steps,
+        trace=-np.sort(-last, axis=1)[:, :k],
+        trace_steps=np.array([n_steps], dtype=np.int64),
+        log_abs_det=np.sum(determinants, axis=0) if known else None,
+        seconds=sum(spectrum.seconds for spectrum in spectra),
+    )

@@ -21,7 +21,7 @@ from torch import Tensor
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import from_step
 
-# The leading exponent of the published case comes out within 0.001 of it, in a quarter of a second.
+# In a quarter of a second, the leading exponent of the published case comes out within 0.001.
 _HENON_ORBITS = 64
 _HENON_STEPS = 20_000
 # Steps that are not averaged: near a bifurcation a periodic orbit is approached slowly.
@@ -39,7 +39,7 @@ class KnownSystem:
         name: As in the literature.
         model: What `lyapunov_spectrum` takes.
         exponents: ``(N,)``, nats per step, descending.
-        exact: Whether ``exponents`` is an analytic value (else a numerical one, as ``source`` says).
+        exact: Whether ``exponents`` is an analytic value (else a numerical one, see ``source``).
         source: Where ``exponents`` comes from.
         start: ``(1, N)`` float64, in the basin of attraction.
         drive: What drives the map for T steps, ``(T, D)``; None if nothing does.

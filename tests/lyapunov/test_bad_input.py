@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from optuna_aelle.lyapunov import from_step
+from optuna_aelle.lyapunov import lyapunov_spectra
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import spectral_fingerprint
 from optuna_aelle.lyapunov import systems
@@ -91,6 +94,48 @@ def test_refusals(model: Any, inputs: torch.Tensor, options: dict[str, Any], mes
 def test_what_is_no_network_at_all() -> None:
     with pytest.raises(TypeError, match="got function.*from_step"):
         lyapunov_spectrum(lambda x, h: h, INPUTS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("compute", [lyapunov_spectrum, spectral_fingerprint])
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (
+            np.zeros((40, 2, 3)),
+            r"got a numpy array of dtype float64 and shape \(40, 2, 3\). Pass torch.from_numpy",
+        ),
+        (np.zeros((40, 2), dtype=np.int64), r"numpy array of dtype int64 and shape \(40, 2\)"),
+        (np.zeros((40, 2, 3)).tolist(), r"got a list of 40 \(list\). Pass torch.as_tensor"),
+        ([INPUTS, INPUTS], r"got a list of 2 \(Tensor\). Pass one tensor, such as torch.stack"),
+        ((), r"got a tuple of 0 \(nothing\)"),
+        (None, "got an object of type NoneType. Pass torch.as_tensor"),
+    ],
+    ids=["floats", "integers", "list", "tensors", "empty", "none"],
+)
+def test_what_is_no_tensor_is_described(
+    compute: Callable[..., Any], inputs: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match="torch tensor or a PackedSequence, .*" + message):
+        compute(nn.GRU(3, 4), inputs)
+
+
+def test_what_is_no_tensor_is_described_for_many_models_too() -> None:
+    networks = [nn.GRU(3, 4), nn.GRU(3, 4)]
+    with pytest.raises(TypeError, match="numpy array of dtype float64 and shape"):
+        lyapunov_spectra(networks, np.zeros((40, 2, 3)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"models\[0\]: .*numpy array"):
+        lyapunov_spectra(networks, [np.zeros((40, 2, 3))] * 2)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"got a list of 2 \(list\)"):
+        lyapunov_spectra(networks, np.zeros((40, 2, 3)).tolist())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [(torch.int64, "Embed tokens"), (torch.bool, "inputs.float"), (torch.complex64, "imaginary")],
+)
+def test_tensors_of_other_dtypes(dtype: torch.dtype, remedy: str) -> None:
+    with pytest.raises(ValueError, match=f"tensor of floats, got {dtype}. .*{remedy}"):
+        lyapunov_spectrum(nn.GRU(3, 4), INPUTS.to(dtype))
 
 
 def test_overflowing_state_is_named() -> None:

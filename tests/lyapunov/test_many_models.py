@@ -127,7 +127,7 @@ def test_more_weights_than_fit_are_taken_in_parts(monkeypatch: pytest.MonkeyPatc
     inputs = noise(T, B, D)
     at_once = lyapunov_spectra(models, inputs, interval=1)
     n_weights = sum(parameter.numel() for parameter in models[0].parameters())
-    monkeypatch.setattr("optuna_aelle.lyapunov.engine._MAX_PARAMETERS", {"cpu": 2 * n_weights + 1})
+    monkeypatch.setattr("optuna_aelle.lyapunov.groups._MAX_PARAMETERS", {"cpu": 2 * n_weights + 1})
     for spectrum, expected in zip(
         lyapunov_spectra(models, inputs, interval=1), at_once, strict=True
     ):

@@ -1,0 +1,206 @@
+"""The cheap setting used inside a study: short runs, few exponents, whole models.
+
+Notation as in `engine`: T steps, B sequences, D inputs, k leading exponents in nats per step.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch import nn
+
+from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
+from optuna_aelle.lyapunov.capture import Part
+from optuna_aelle.lyapunov.capture import parts_of
+from optuna_aelle.lyapunov.groups import Task
+from optuna_aelle.lyapunov.groups import named
+from optuna_aelle.lyapunov.groups import run_tasks
+from optuna_aelle.lyapunov.inputs import Inputs
+from optuna_aelle.lyapunov.inputs import Sequences
+from optuna_aelle.lyapunov.inputs import batch_axis
+from optuna_aelle.lyapunov.inputs import check_tensor
+from optuna_aelle.lyapunov.inputs import inputs_of_each
+from optuna_aelle.lyapunov.inputs import read_inputs
+from optuna_aelle.lyapunov.maps.base import StateKind
+from optuna_aelle.lyapunov.models import StepModel
+from optuna_aelle.lyapunov.settings import Direction
+from optuna_aelle.lyapunov.settings import Settings
+from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
+from optuna_aelle.lyapunov.spectrum import union
+
+_STEPS = 64
+_SEQUENCES = 4
+_WARMUP = 16
+_LEAST_STEPS = 8
+_FEW_STEPS = 20
+
+
+def spectral_fingerprint(
+    model: nn.Module | StepModel,
+    inputs: Inputs,
+    k: int = FINGERPRINT_LENGTH,
+    *,
+    state: StateKind = "full",
+    direction: Direction | None = None,
+) -> LyapunovSpectrum:
+    """The cheap setting used inside a study: at most 4 sequences of 64 steps, k leading exponents.
+
+    It ranks networks as a long run does and costs a few percent of a training epoch. Probe inputs
+    should be the same for all trials of a study.
+
+    Args:
+        model: A recurrent module or `StepModel`, as in `lyapunov_spectrum`; or a whole model that
+            holds one or several. It is run once on ``inputs`` (in evaluation mode, and left as it
+            was), and each recurrent part reads what the model feeds it. The fingerprint of several
+            is the union of their exponents, which is exact where none feeds an earlier one back.
+        inputs: What ``model`` takes: sequences as in `lyapunov_spectrum`, or tokens for a model
+            that embeds them. If a whole model cannot be run on them but holds exactly one
+            recurrent part, they may be that part's own. The first 64 steps of the first 4
+            sequences count, of a `PackedSequence` those of the 4 longest.
+        k: At most this many exponents (fewer if the state is smaller).
+        state: As in `lyapunov_spectrum`.
+        direction: As in `lyapunov_spectrum`; of a whole model, for its bidirectional parts.
+
+    Raises:
+        TypeError: ``inputs`` are no tensor, or ``model`` is no network.
+        ValueError: As in `lyapunov_spectrum`, or fewer than 8 steps.
+        FloatingPointError: The state itself overflowed along the inputs.
+
+    Example:
+        >>> spectral_fingerprint(nn.GRU(1, 16, batch_first=True), torch.randn(4, 64, 1)).n_steps
+        48
+        >>> model = nn.Sequential(nn.Embedding(50, 8), nn.LSTM(8, 16, batch_first=True))
+        >>> spectral_fingerprint(model, torch.randint(50, (4, 64))).exponents.shape
+        (4, 32)
+    """
+    check_tensor(inputs)
+    return spectral_fingerprints([model], inputs, k, state=state, direction=direction)[0]
+
+
+def spectral_fingerprints(
+    models: Sequence[nn.Module | StepModel],
+    inputs: Inputs | Sequence[Inputs],
+    k: int = FINGERPRINT_LENGTH,
+    *,
+    state: StateKind = "full",
+    direction: Direction | None = None,
+) -> list[LyapunovSpectrum]:
+    """The fingerprints of many networks; those of equal type and size run side by side.
+
+    Returns:
+        One `LyapunovSpectrum` for each model, in their order.
+
+    Args:
+        models: As ``model`` of `spectral_fingerprint`, of any types and sizes.
+        inputs: For all models, or a list with those of each.
+        k: This and all else as in `spectral_fingerprint`.
+        state: As there.
+        direction: As there.
+
+    Raises:
+        TypeError: As in `spectral_fingerprint`, with the model that it is about:
+            ``models[2]: ...``.
+        ValueError: Likewise.
+        FloatingPointError: Likewise.
+
+    Example:
+        >>> networks = [nn.GRU(1, size, batch_first=True) for size in (8, 8, 16)]
+        >>> [f.state_size for f in spectral_fingerprints(networks, torch.randn(4, 64, 1))]
+        [8, 8, 16]
+    """
+    tasks: list[Task] = []
+    n_parts: list[int] = []
+    doubts: dict[tuple[int, int], str] = {}
+    for i, (model, given) in enumerate(
+        zip(models, inputs_of_each(inputs, len(models)), strict=True)
+    ):
+        name = f"models[{i}]" if len(models) > 1 else ""
+        started = time.perf_counter()
+        parts = _parts_of(model, given, name)
+        some_bidirectional = any(_is_bidirectional(part) for part in parts)
+        for part in parts:
+            of_part = f"{name}.{part.name}".strip(".") if len(parts) > 1 or name else ""
+            one_way = some_bidirectional and not _is_bidirectional(part)
+            try:
+                sequences, n_steps = _shortened(part, doubts)
+            except (TypeError, ValueError) as error:
+                raise named(error, of_part) from error
+            settings = Settings(
+                k=k,
+                clip_k=True,
+                warmup=min(_WARMUP, n_steps // 4),
+                state=state,
+                direction=None if one_way else direction,
+            )
+            seconds = time.perf_counter() - started
+            started += seconds
+            tasks.append(Task(part.recurrent, sequences, part.inputs, settings, of_part, seconds))
+        n_parts.append(len(parts))
+    for doubt in doubts.values():
+        warnings.warn(doubt, UserWarning, stacklevel=_frames_of_this_package())
+    spectra = iter(run_tasks(tasks))
+    return [union([next(spectra) for _ in range(count)], k) for count in n_parts]
+
+
+def _parts_of(model: object, given: Inputs, name: str) -> list[Part]:
+    try:
+        return parts_of(model, given)
+    except (TypeError, ValueError) as error:
+        raise named(error, name) from error
+
+
+def _is_bidirectional(part: Part) -> bool:
+    return bool(getattr(part.recurrent, "bidirectional", False))
+
+
+def _shortened(part: Part, doubts: dict[tuple[int, int], str]) -> tuple[Sequences, int]:
+    """The probe of a fingerprint, and its steps; notes in ``doubts`` what may be misread."""
+    values, lengths = read_inputs(part.recurrent, part.inputs, None, warmup=0)
+    n_steps = lengths[0]
+    if min(lengths) < max(lengths):
+        longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])[:_SEQUENCES]
+        n_steps = lengths[longest[-1]]
+        values = values[:, longest]
+    if n_steps < _LEAST_STEPS:
+        raise ValueError(
+            f"Expected at least {_LEAST_STEPS} steps, got {_as_read(part, n_steps, len(lengths))}."
+        )
+    if n_steps < min(_FEW_STEPS, len(lengths)) and not part.by_steps:
+        # One warning for all networks that read the same.
+        doubt = f"The probe has {_as_read(part, n_steps, len(lengths))}."
+        doubts.setdefault((n_steps, len(lengths)), doubt)
+    n_steps = min(_STEPS, n_steps)
+    values = values[:n_steps, :_SEQUENCES]
+    return Sequences(values, (n_steps,) * values.shape[1]), n_steps
+
+
+def _as_read(part: Part, n_steps: int, batch: int) -> str:
+    """How the inputs were read, what else they may be, and what to do then."""
+    read = f"{_count(n_steps, 'step')} of {_count(batch, 'sequence')}"
+    if part.by_steps:
+        return f"{read}: so often was the module called. Pass longer inputs"
+    if not isinstance(part.inputs, Tensor) or part.inputs.dim() != 3:
+        return f"{read}. Pass longer inputs"
+    batch_first = batch_axis(part.recurrent) == 0
+    form = "(B, T, D)" if batch_first else "(T, B, D)"
+    return (
+        f"shape {tuple(part.inputs.shape)}, read as {form}: {read}. If it is "
+        f"{_count(batch, 'step')} of {_count(n_steps, 'sequence')}, transpose it or build the "
+        f"module with batch_first={not batch_first}; otherwise pass longer inputs"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _frames_of_this_package() -> int:
+    """The ``stacklevel`` of the caller from outside."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("optuna_aelle."):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    return level

@@ -1,0 +1,125 @@
+"""Many networks at once: those that differ in numbers only run side by side.
+
+Notation as in `engine`: T steps, B sequences, D inputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from optuna_aelle.lyapunov.inputs import Inputs
+from optuna_aelle.lyapunov.inputs import Sequences
+from optuna_aelle.lyapunov.inputs import device_of
+from optuna_aelle.lyapunov.models import StepModel
+from optuna_aelle.lyapunov.models import signature
+from optuna_aelle.lyapunov.settings import Settings
+from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
+from optuna_aelle.lyapunov.stack import build_stack
+from optuna_aelle.lyapunov.stack import run_stack
+
+# How many weights of a group run side by side: more save launches, but leave the cache.
+_MAX_PARAMETERS = {"cpu": 500_000, "cuda": 200_000_000}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One recurrent network, what it reads, and what is asked of it.
+
+    Attributes:
+        recurrent: The network.
+        sequences: Its inputs, checked.
+        given: Where they come from: networks that are given one and the same thing share it.
+        settings: How to compute.
+        name: How an error calls the network; ``""`` where it is the only one.
+        seconds: What reading it has taken.
+    """
+
+    recurrent: nn.Module | StepModel
+    sequences: Sequences
+    given: Inputs
+    settings: Settings
+    name: str = ""
+    seconds: float = 0.0
+
+
+def named(error: Exception, name: str) -> Exception:
+    """``error`` with what it is about in front; as it is where there is no name."""
+    return type(error)(f"{name}: {error}") if name else error
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    initial_state: Any = None,
+    generator: torch.Generator | None = None,
+) -> list[LyapunovSpectrum]:
+    """One spectrum for each task, in their order; equal networks side by side."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, task in enumerate(tasks):
+        values, ends = task.sequences
+        key = (
+            signature(task.recurrent),
+            tuple(values.shape),
+            values.dtype,
+            ends,
+            task.settings,
+        )
+        groups.setdefault(key, []).append(i)
+    spectra: dict[int, LyapunovSpectrum] = {}
+    for members in groups.values():
+        for part in _split(members, tasks[members[0]]):
+            equals = [tasks[i] for i in part]
+            try:
+                found = _run_equals(equals, initial_state, generator)
+            except FloatingPointError as error:
+                if len(part) == 1:
+                    raise named(error, equals[0].name) from error
+                # One by one, for an error that names the network that it is about.
+                found = [run_tasks([task], initial_state, generator)[0] for task in equals]
+            spectra |= zip(part, found, strict=True)
+    return [spectra[i] for i in range(len(tasks))]
+
+
+def _split(members: list[int], first: Task) -> list[list[int]]:
+    """Equal networks in batches that fit."""
+    size = 1
+    if isinstance(first.recurrent, nn.Module) and first.settings.layers != "coupled":
+        parameters = list(first.recurrent.parameters())
+        most = _MAX_PARAMETERS.get(parameters[0].device.type, _MAX_PARAMETERS["cpu"])
+        size = max(1, most // sum(parameter.numel() for parameter in parameters))
+    return [members[i : i + size] for i in range(0, len(members), size)]
+
+
+def _run_equals(
+    tasks: Sequence[Task], initial_state: Any, generator: torch.Generator | None
+) -> list[LyapunovSpectrum]:
+    """Spectra of networks that differ in nothing but the values of weights and inputs."""
+    started = time.perf_counter()
+    first = tasks[0]
+    device = device_of(first.recurrent, first.sequences.values)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        shared = all(task.given is first.given for task in tasks)
+        each = tasks[:1] if shared else tasks
+        values = torch.stack([task.sequences.values.to(device) for task in each], dim=1)
+        lengths = first.sequences.lengths
+        recurrents = [task.recurrent for task in tasks]
+        stack = build_stack(
+            recurrents,
+            first.settings,
+            batch=len(lengths),
+            initial_state=initial_state,
+            device=device,
+            input_dtype=values.dtype,
+        )
+        spectra = run_stack(stack, values, lengths, len(tasks), first.settings, generator)
+    share = (time.perf_counter() - started) / len(tasks)
+    return [
+        replace(spectrum, seconds=task.seconds + share)
+        for spectrum, task in zip(spectra, tasks, strict=True)
+    ]
