@@ -87,6 +87,9 @@ def train(
             to the reconstruction's target (Vincent et al., ICML 2008).
         seed: Of a generator of its own; torch's global random state is left alone.
     """
+    # In a thread of its own PyTorch sets its count at its first question or operation: before the
+    # limit below, so that it neither overrides it nor is overridden by what is restored after it.
+    torch.get_num_threads()
     members = len(y)
     shapes = parameter_shapes(members, x.shape[1], hidden, latent)
     # Products this small lose by threads, up to fiftyfold where other processes share the cores;
