@@ -33,9 +33,11 @@ ALPHAS = (5.0, 5.0, 10.0, 20.0)
 # Predicts as well as full batches and costs a third of them at 100 networks of three spectra.
 BATCH_ROWS = 64
 
+# Adam's means of gradient and square. In some sixty steps, 0.999 would still weigh the first ones.
 _BETA1 = 0.9
 _BETA2 = 0.99
 _EPSILON = 1e-8
+# Of the steps: until the squares mean something, full steps would go astray; longer, few are left.
 _WARMUP_SHARE = 0.1
 
 

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any
 from typing import Literal
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from sklearn.base import BaseEstimator
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.base import RegressorMixin
@@ -39,6 +36,9 @@ from optuna_aelle.aelle.autoencoder import decode
 from optuna_aelle.aelle.autoencoder import encode
 from optuna_aelle.aelle.autoencoder import read_out
 from optuna_aelle.aelle.autoencoder import train
+from optuna_aelle.aelle.calibration import assign_folds
+from optuna_aelle.aelle.calibration import calibrate
+from optuna_aelle.aelle.checks import check_parameters
 from optuna_aelle.aelle.checks import check_scores
 from optuna_aelle.aelle.checks import differ_in_length
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
@@ -47,11 +47,6 @@ from optuna_aelle.fingerprint import resample_exponents
 
 # Squashed positions that vary less than this differ by numerical noise only (1e-4 nats near 0).
 _LEAST_SPREAD = 1e-3
-# Scores that the spectra do not explain shrink predictions to the mean, but never quite: the order
-# of the predictions is what a sampler uses.
-_LEAST_SLOPE = 0.1
-# Half-width of the central 68.27 % of a normal distribution: one standard deviation.
-_ONE_SIGMA = 0.6827
 
 
 class AeLLERegressor(
@@ -96,6 +91,14 @@ class AeLLERegressor(
 
     Source: Vogt, Zheng and Shlizerman, arXiv 2204.04876. The ensemble, the shrinkage and the
     uncertainty are this package's additions.
+
+    Example:
+        >>> scores = np.linspace(0.0, 1.0, 30)
+        >>> spectra = -np.arange(16.0) * (0.1 + 0.1 * scores[:, None])
+        >>> regressor = AeLLERegressor(random_state=0).fit(spectra, scores)
+        >>> mean, std = regressor.predict(spectra[[0, -1]], return_std=True)
+        >>> bool(mean[0] < mean[1]), std.shape, regressor.transform(spectra).shape
+        (True, (2,), (30, 8))
     """
 
     def __init__(
@@ -145,15 +148,21 @@ class AeLLERegressor(
         Raises:
             ValueError: A spectrum holds NaN or +inf, a score is infinite, no score is finite, the
                 lengths differ, a weight is not positive, or a parameter is out of range.
+
+        Example:
+            >>> spectra = [-np.arange(8.0), -np.arange(12.0), -np.arange(10.0)]
+            >>> regressor = AeLLERegressor(n_members=2).fit(spectra, [0.1, 0.5, np.nan])
+            >>> regressor.resamples_, regressor.n_features_in_
+            (True, 32)
         """
-        self._check_parameters()
+        check_parameters(self)
         if y is None:
             raise ValueError(
                 "AeLLERegressor requires y to be passed, but the target y is None. "
                 "Pass one score per spectrum, NaN where there is none."
             )
-        self.resamples_ = differ_in_length(X)
-        exponents = self._check_spectra(X, reset=True)
+        resamples = differ_in_length(X)
+        exponents = self._check_spectra(X, resamples, reset=True)
         scores = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
         group = np.arange(len(exponents)) if groups is None else column_or_1d(groups)
         check_consistent_length(exponents, scores, group)
@@ -167,8 +176,9 @@ class AeLLERegressor(
             )
 
         rng = self._generator()
-        fold, n_groups = self._assign_folds(group, scored, rng)
+        fold, n_groups = assign_folds(group, scored, self.n_members, rng)
         squashed = self._squash(exponents)
+        self.resamples_ = resamples
         self.center_, self.scale_ = _robust_location_and_spread(squashed)
 
         # Each member standardises by the scores that it sees, lest the mean betray a hidden one.
@@ -192,7 +202,11 @@ class AeLLERegressor(
             noise=self.input_noise,
             seed=int(rng.integers(2**31)),
         )
-        self._calibrate(exponents, scores, scored, weight, fold, n_groups)
+        calibration = calibrate(
+            *self._member_predictions(exponents), scores, scored, weight, fold, n_groups
+        )
+        self.slope_, self.residual_std_ = calibration.slope, calibration.residual_std
+        self.out_of_fold_prediction_ = calibration.out_of_fold
         return self
 
     @overload
@@ -216,9 +230,18 @@ class AeLLERegressor(
         Args:
             X: As in ``fit``.
             return_std: Whether to return the standard deviations too.
+
+        Example:
+            >>> spectra, scores = -np.random.rand(20, 8), np.random.rand(20)
+            >>> regressor = AeLLERegressor().fit(spectra, scores)
+            >>> regressor.predict(spectra[:3]).shape
+            (3,)
+            >>> mean, std = regressor.predict(spectra[:3], return_std=True)
         """
         check_is_fitted(self)
-        mean, deviation = self._member_predictions(self._check_spectra(X, reset=False))
+        mean, deviation = self._member_predictions(
+            self._check_spectra(X, self.resamples_, reset=False)
+        )
         members = mean + self.slope_ * deviation
         if not return_std:
             return np.asarray(members.mean(axis=0))
@@ -229,10 +252,15 @@ class AeLLERegressor(
         """Return the latents of the reference member, shape ``(n, latent_dim)``.
 
         The members' latent axes are not aligned with each other, so there is no mean of them.
+
+        Example:
+            >>> spectra, scores = -np.random.rand(20, 8), np.random.rand(20)
+            >>> AeLLERegressor(latent_dim=2).fit(spectra, scores).transform(spectra).shape
+            (20, 2)
         """
         check_is_fitted(self)
         reference = {name: value[:1] for name, value in self._weights.items()}
-        exponents = self._check_spectra(X, reset=False)
+        exponents = self._check_spectra(X, self.resamples_, reset=False)
         return np.asarray(encode(reference, self._standardise(exponents))[0])
 
     def inverse_transform(self, Z: npt.ArrayLike) -> FloatArray:
@@ -246,6 +274,12 @@ class AeLLERegressor(
 
         Raises:
             ValueError: ``Z`` has another width or is not finite.
+
+        Example:
+            >>> spectra, scores = -np.random.rand(20, 8), np.random.rand(20)
+            >>> regressor = AeLLERegressor(latent_dim=2).fit(spectra, scores)
+            >>> regressor.inverse_transform(np.zeros((3, 2))).shape
+            (3, 8)
         """
         check_is_fitted(self)
         latents = check_array(Z, dtype=np.float64, input_name="Z")
@@ -262,6 +296,16 @@ class AeLLERegressor(
         """Write parameters and fitted state to ``path``, one ``.npz`` file without pickles.
 
         Predictions do not depend on ``random_state``; one that is no integer is saved as None.
+
+        Example:
+            >>> from pathlib import Path
+            >>> from tempfile import TemporaryDirectory
+            >>> regressor = AeLLERegressor().fit(-np.random.rand(20, 8), np.random.rand(20))
+            >>> with TemporaryDirectory() as folder:
+            ...     regressor.save(Path(folder) / "regressor.npz")
+            ...     again = AeLLERegressor.load(Path(folder) / "regressor.npz")
+            >>> again.slope_ == regressor.slope_
+            True
         """
         from optuna_aelle.aelle.regressor_file import write_regressor
 
@@ -274,6 +318,9 @@ class AeLLERegressor(
 
         Raises:
             ValueError: The file is of another kind, or of a newer format than this version knows.
+
+        Example:
+            >>> regressor = AeLLERegressor.load("regressor.npz")  # doctest: +SKIP
         """
         from optuna_aelle.aelle.regressor_file import read_regressor
 
@@ -283,32 +330,19 @@ class AeLLERegressor(
     def _n_features_out(self) -> int:
         return int(self._weights["score"].shape[1])
 
-    def _check_parameters(self) -> None:
-        least = {"latent_dim": 1, "n_members": 2, "hidden_dim": 1, "n_steps": 1}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < minimum:
-                raise ValueError(
-                    f"{name} must be an integer of at least {minimum}, but got {value!r}."
-                )
-        for name in ("learning_rate", "squash_scale"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be positive, but got {getattr(self, name)!r}.")
-        for name in ("weight_decay", "input_noise"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must not be negative, but got {getattr(self, name)!r}.")
-        if not -np.inf < self.floor < 0:
-            raise ValueError(f"floor must be finite and negative, but got {self.floor!r}.")
-
     def _generator(self) -> np.random.Generator:
         if self.random_state is None:
             return np.random.default_rng()
         return np.random.default_rng(check_random_state(self.random_state).randint(2**31))
 
+    def __sklearn_is_fitted__(self) -> bool:
+        # A fit that failed may have left `n_features_in_` behind.
+        return hasattr(self, "residual_std_")
+
     def _check_spectra(
-        self, X: npt.ArrayLike | Sequence[npt.ArrayLike], *, reset: bool
+        self, X: npt.ArrayLike | Sequence[npt.ArrayLike], resamples: bool, *, reset: bool
     ) -> FloatArray:
-        if self.resamples_:
+        if resamples:
             rows = X if isinstance(X, Sequence) else np.asarray(X, dtype=np.float64)
             if isinstance(rows, Sequence) or rows.ndim == 2:
                 X = np.stack([resample_exponents(row, FINGERPRINT_LENGTH) for row in rows])
@@ -319,18 +353,6 @@ class AeLLERegressor(
             )
         checked = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
         return check_exponents(checked)
-
-    def _assign_folds(
-        self, group: npt.NDArray[Any], scored: npt.NDArray[np.bool_], rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.intp], int]:
-        """Return the fold of each row, -2 where none hides it, and the number of scored groups."""
-        _, index = np.unique(group, return_inverse=True)
-        with_score = np.unique(index[scored])
-        fold = np.full(int(index.max()) + 1, -2, dtype=np.intp)
-        # One network cannot be held out: nothing would be left to learn from.
-        if len(with_score) > 1:
-            fold[rng.permutation(with_score)] = np.arange(len(with_score)) % self.n_members
-        return fold[index], len(with_score)
 
     def _squash(self, exponents: FloatArray) -> FloatArray:
         return np.asarray(np.arcsinh(np.maximum(exponents, self.floor) / self.squash_scale))
@@ -344,36 +366,6 @@ class AeLLERegressor(
         unit_scores = read_out(members, encode(members, self._standardise(exponents)))
         return self.score_mean_[1:, None], self.score_std_[1:, None] * unit_scores
 
-    def _calibrate(
-        self,
-        exponents: FloatArray,
-        scores: FloatArray,
-        scored: npt.NDArray[np.bool_],
-        weight: FloatArray,
-        fold: npt.NDArray[np.intp],
-        n_groups: int,
-    ) -> None:
-        """Set the shrinkage, the out-of-fold predictions and the spread of their residuals."""
-        mean, deviation = self._member_predictions(exponents)
-        self.slope_, self.residual_std_ = 1.0, np.inf
-        self.out_of_fold_prediction_ = (mean + deviation).mean(axis=0)
-        if n_groups < 2:
-            self.out_of_fold_prediction_[scored] = scores[scored].mean()
-            return
-        rows = np.flatnonzero(scored)
-        own_deviation = deviation[fold[rows], rows]
-        # From one mean for all: the mean that a member has seen is low where the hidden scores
-        # are high, and would make noise look like a (reversed) prediction.
-        common_mean = np.average(scores[rows], weights=weight[rows])
-        root = np.sqrt(weight[rows])
-        self.slope_ = _shrinkage(root * own_deviation, root * (scores[rows] - common_mean))
-        self.out_of_fold_prediction_ = (mean + self.slope_ * deviation).mean(axis=0)
-        self.out_of_fold_prediction_[rows] = common_mean + self.slope_ * own_deviation
-        residuals = np.abs(scores[rows] - self.out_of_fold_prediction_[rows])
-        # Student's t widens one sigma as few networks demand; epochs of one network count once.
-        small_sample = stats.t.ppf(0.5 + _ONE_SIGMA / 2, n_groups - 1)
-        self.residual_std_ = float(np.quantile(residuals, _ONE_SIGMA) * small_sample)
-
 
 def _robust_location_and_spread(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     low, center, high = np.percentile(values, [25, 50, 75], axis=0)
@@ -381,10 +373,3 @@ def _robust_location_and_spread(values: FloatArray) -> tuple[FloatArray, FloatAr
     # blown up without bound; a share of the standard deviation holds them within reach.
     spread = np.maximum((high - low) / 1.349, values.std(axis=0) / 3.0)
     return center, np.where(spread < _LEAST_SPREAD, 1.0, spread)
-
-
-def _shrinkage(predicted: FloatArray, actual: FloatArray) -> float:
-    """Return the least-squares slope of actual on predicted deviations, within its bounds."""
-    power = float(predicted @ predicted)
-    slope = float(predicted @ actual) / power if power > 0 else 1.0
-    return float(np.clip(slope, _LEAST_SLOPE, 1.0))

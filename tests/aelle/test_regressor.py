@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -213,6 +215,46 @@ def test_spectra_of_different_lengths_are_resampled() -> None:
     wide = X[:5, :40]
     np.testing.assert_array_equal(model.predict(wide), model.predict(list(wide)))
     np.testing.assert_array_equal(model.transform(wide), model.transform(list(wide)))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, pd.DataFrame, list])
+@pytest.mark.parametrize("k", [12, FINGERPRINT_LENGTH, 40])
+def test_tables_of_any_width_after_ragged_spectra(kind: Callable[..., Any], k: int) -> None:
+    X, y, groups = spectra_and_scores(4, 12)
+    ragged = [row[: 20 + 4 * (i % 4)] for i, row in enumerate(X)]
+    model = AeLLERegressor(random_state=0).fit(ragged, y, groups=groups)
+    table = X[:5, :k]
+    expected = resample_exponents(table)
+    reference = AeLLERegressor(random_state=0).fit(
+        np.stack([resample_exponents(row) for row in ragged]), y, groups=groups
+    )
+    given = table if kind is list else kind(table)
+    given = list(given) if kind is list else given
+    np.testing.assert_array_equal(model.predict(given), reference.predict(expected))
+    np.testing.assert_array_equal(model.transform(given), reference.transform(expected))
+    with pytest.raises(ValueError, match="2D array"):
+        model.predict(table[0])
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "inverse_transform", "save"])
+def test_before_a_fit_and_after_one_that_failed(method: str, tmp_path: Path) -> None:
+    model = AeLLERegressor()
+    argument = tmp_path / "model.npz" if method == "save" else np.zeros((2, 8))
+    with pytest.raises(NotFittedError):
+        getattr(model, method)(argument)
+    with pytest.raises(ValueError, match="at least one finite score"):
+        model.fit(-np.ones((3, 8)), np.full(3, np.nan))
+    with pytest.raises(NotFittedError):
+        getattr(model, method)(argument)
+
+
+def test_a_fit_that_fails_leaves_the_one_before() -> None:
+    X, y, groups = spectra_and_scores(4, 12)
+    model = AeLLERegressor(random_state=0).fit(X[:, :FINGERPRINT_LENGTH], y, groups=groups)
+    before = model.predict(X[:, :FINGERPRINT_LENGTH])
+    with pytest.raises(ValueError, match="infinite"):
+        model.fit([row[: 20 + i % 2] for i, row in enumerate(X)], np.full(len(X), np.inf))
+    np.testing.assert_array_equal(model.predict(X[:, :FINGERPRINT_LENGTH]), before)
 
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
