@@ -89,7 +89,7 @@ def lu_factors(frame: Tensor) -> LUFactors:
 class _Pool(NamedTuple):
     """A thread pool of the whole process."""
 
-    count: Callable[[], int]
+    n_threads: Callable[[], int]
     limit: Callable[[int], Any]
 
 
@@ -116,7 +116,7 @@ class _SingleThreaded:
         with self._lock:
             self._users += 1
             for pool in _scipy_pools() if self._users == 1 else ():
-                n_threads = pool.count()
+                n_threads = pool.n_threads()
                 if n_threads > 1:
                     self._limited.append((pool, n_threads))
                     pool.limit(1)

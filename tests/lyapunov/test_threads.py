@@ -39,7 +39,7 @@ def n_torch_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Two threads for every LAPACK, and one or two for PyTorch."""
     before = torch.get_num_threads()
     pools = _scipy_pools()
-    of_pools = [pool.count() for pool in pools]
+    of_pools = [pool.n_threads() for pool in pools]
     torch.set_num_threads(request.param)
     for pool in pools:
         pool.limit(2)
