@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optuna_aelle.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from optuna_aelle.lyapunov import register_cell as register_cell
     from optuna_aelle.lyapunov import spectral_fingerprint as spectral_fingerprint
+    from optuna_aelle.lyapunov import spectral_fingerprints as spectral_fingerprints
     from optuna_aelle.lyapunov import systems as systems
     from optuna_aelle.prediction.predictor import PerformancePredictor as PerformancePredictor
     from optuna_aelle.trials.attributes import decode_spectra as decode_spectra
@@ -57,6 +58,7 @@ _HOME = {
     "report_spectrum": "optuna_aelle.trials.attributes",
     "save_dashboard_plots": "optuna_aelle.visualization",
     "spectral_fingerprint": "optuna_aelle.lyapunov",
+    "spectral_fingerprints": "optuna_aelle.lyapunov",
     "systems": "optuna_aelle.lyapunov",
 }
 _MODULES = ("lyapunov", "visualization")

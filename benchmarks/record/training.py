@@ -21,7 +21,7 @@ from benchmarks.record.tasks import Task
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.fingerprint import resample_exponents
 from optuna_aelle.lyapunov import LyapunovSpectrum
-from optuna_aelle.lyapunov import lyapunov_spectra
+from optuna_aelle.lyapunov import spectral_fingerprints
 from optuna_aelle.lyapunov.spectrum import FloatArray
 
 # −1 is the untrained network, 0 follows the first epoch. Spectra change fast at first.
@@ -197,8 +197,4 @@ def _score(
 def _fingerprints(stack: Stack, probe: Tensor, indices: Sequence[int]) -> list[LyapunovSpectrum]:
     if not indices:
         return []
-    modules = [stack.module(i) for i in indices]
-    n_steps = min(32, probe.shape[1])
-    return lyapunov_spectra(
-        modules, probe[:2, :n_steps].to(stack.device), warmup=min(8, n_steps // 4)
-    )
+    return spectral_fingerprints([stack.module(i) for i in indices], probe.to(stack.device))

@@ -114,8 +114,8 @@ class LyapunovSpectrum:
         return self.exponents / math.log(2.0)
 
 
-def union(spectra: Sequence[LyapunovSpectrum], k: int) -> LyapunovSpectrum:
-    """The record of several networks taken as one, with its ``k`` leading exponents.
+def union(spectra: Sequence[LyapunovSpectrum], k: int | None) -> LyapunovSpectrum:
+    """The record of several networks taken as one, with its ``k`` leading exponents or all.
 
     Exact where none of them feeds an earlier one back: the Jacobian is block-triangular then, as
     that of a stack. Of records of unequal length the shortest says how many steps and sequences
@@ -132,6 +132,7 @@ def union(spectra: Sequence[LyapunovSpectrum], k: int) -> LyapunovSpectrum:
     batch = min(len(spectrum.exponents) for spectrum in spectra)
     n_steps = min(spectrum.n_steps for spectrum in spectra)
     size = sum(spectrum.state_size for spectrum in spectra)
+    k = size if k is None else k
     together = np.concatenate([spectrum.exponents[:batch] for spectrum in spectra], axis=1)
     last = np.concatenate([spectrum.trace[-1:] for spectrum in spectra], axis=1)
     determinants = [

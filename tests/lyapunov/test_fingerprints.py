@@ -82,7 +82,7 @@ def test_packed_sequences_within_a_model() -> None:
     found = spectral_fingerprint(model, TOKENS)
     with torch.no_grad():
         fed = model.eval().features(TOKENS)
-    assert_same(found, spectral_fingerprint(model.rnn, fed[:, :10]))
+    assert_same(found, spectral_fingerprint(model.rnn, fed[:, :30]))
 
 
 def test_a_model_is_left_as_it_was() -> None:
@@ -219,8 +219,8 @@ class Two(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("k", [32, 5])
-def test_two_parts_are_the_union_of_their_exponents(k: int) -> None:
+@pytest.mark.parametrize("k", [None, 32, 5])
+def test_two_parts_are_the_union_of_their_exponents(k: int | None) -> None:
     whole, inputs = nn.GRU(3, 8, num_layers=2, batch_first=True), noise(4, 40, 3).float()
     found = spectral_fingerprint(Two(whole), inputs, k)
     expected = spectral_fingerprint(whole, inputs, k)
@@ -235,7 +235,7 @@ def test_the_sum_rule_of_two_parts() -> None:
     parts = nn.ModuleList([nn.RNN(3, 6, batch_first=True), nn.RNN(6, 4, batch_first=True)])
     model = nn.Sequential(parts[0], First(), parts[1])
     found = spectral_fingerprint(model, noise(4, 40, 3).float())
-    assert found.exponents.shape == (4, 10)
+    assert found.exponents.shape == (2, 10)
     assert found.sum_rule_residual is not None
     assert found.sum_rule_residual < 1e-6
     assert spectral_fingerprint(model, noise(4, 40, 3).float(), 3).log_abs_det is None
@@ -391,7 +391,7 @@ def test_of_packed_sequences_the_longest_count() -> None:
     lengths = torch.tensor([3, 30, 25, 4, 20, 30])
     packed = pack_padded_sequence(inputs, lengths, enforce_sorted=False)
     found = spectral_fingerprint(gru, packed)
-    assert_same(found, spectral_fingerprint(gru, inputs[:20, [1, 5, 2, 4]]))
+    assert_same(found, spectral_fingerprint(gru, inputs[:, [1, 5]]))
 
 
 def test_many_fingerprints_are_those_of_each() -> None:
