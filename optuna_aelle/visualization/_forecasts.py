@@ -51,16 +51,16 @@ def plot_predictions(study: optuna.Study) -> go.Figure:
         >>> plot_predictions(study).show()  # doctest: +SKIP
     """
     title = "Predicted against actual final value"
+    forecasts = [
+        (trial, f) for trial in trials_of(study) for f in decode_forecasts(trial).values()
+    ]
     rows = [
         (trial, forecast)
-        for trial in trials_of(study)
-        for forecast in decode_forecasts(trial).values()
+        for trial, forecast in forecasts
         if math.isfinite(value_of(trial)) and math.isfinite(forecast.value)
     ]
     if not rows:
-        status = predictor_status(study)
-        why = "AeLLEPruner makes them" if status is None else status
-        return empty(title, f"No forecasts of ended trials yet: {why}.")
+        return empty(title, _why_nothing(study, len({trial.number for trial, _ in forecasts})))
     everything = short([x for trial, f in rows for x in (value_of(trial), f.value)])
     low, high = robust_range(everything)
     margin = 0.05 * (high - low) or 0.5
@@ -89,6 +89,18 @@ def plot_predictions(study: optuna.Study) -> go.Figure:
     figure.update_xaxes(range=ends)
     figure.update_yaxes(range=ends)
     return figure
+
+
+def _why_nothing(study: optuna.Study, n_forecast: int) -> str:
+    if n_forecast > 0:
+        return (
+            f"None of the {n_forecast} trials with forecasts has come to a value: they are "
+            "running, or were stopped before their first report."
+        )
+    status = predictor_status(study)
+    if status is None:
+        return "No forecasts of ended trials yet: AeLLEPruner makes them."
+    return f"No forecasts of ended trials yet: {status}.".replace("; ", ";\n")
 
 
 def _add(figure: go.Figure, name: str, color: str, symbol: str, rows: list[_Row]) -> None:

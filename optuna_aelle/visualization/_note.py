@@ -15,17 +15,18 @@ from optuna_aelle.trials.storage import write_study_attribute
 
 NOTE_KEY = "aelle:note"
 
-_BEGIN = "<!-- optuna-aelle: replaced with the figures, delete it and it stays away -->"
-_END = "<!-- optuna-aelle: end -->"
-_WRITTEN = "written; once deleted from the note, it stays away"
+# Link definitions of Markdown, which show nowhere; the dashboard shows comments of HTML.
+_BEGIN = "[//]: # (optuna-aelle: replaced with the figures; delete it and it stays away)"
+_END = "[//]: # (optuna-aelle: end)"
+_WRITTEN = "This study's note says how to read the figures."
 
 _GUIDE = """\
 ### How to read the spectra (optuna-aelle)
 
 - **Lyapunov spectra**: one line a trial, dark is good. Above 0, neighbouring states of the network
-  drift apart; near 0, it remembers; far below, it forgets at once. Do the dark lines lie together?
-- **Latent space**: near points have like spectra, and a cross was pruned. Groups of one colour
-  mean that spectra tell good networks from bad ones.
+  drift apart; near 0, it remembers; far below, it forgets at once.
+- **Latent space**: near points have similar spectra; a cross was pruned. Where the dark points lie
+  together, spectra tell good networks from bad ones.
 - **Predicted against actual**: the nearer to the dashed line, the better. One colour a step.
 - **Compute saved**: steps trained, and those that it would have taken without pruning.
 - Why a trial was stopped stands on its page under `aelle:decision`."""

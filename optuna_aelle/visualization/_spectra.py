@@ -26,8 +26,8 @@ from optuna_aelle.visualization._trials import value_of
 
 FloatArray = npt.NDArray[np.float64]
 
-# What the positions of a stored spectrum stand for: they run evenly over the exponents computed.
-FINGERPRINT_AXIS = "place among the leading exponents (0: largest, 1: smallest of them)"
+# What the positions of a stored spectrum stand for, by the policy of `optuna_aelle.fingerprint`.
+FINGERPRINT_AXIS = "relative index among all N exponents (0: the largest, 1: the smallest)"
 
 # The same scale as in AeLLERegressor: linear up to about 0.1 nats per step, logarithmic beyond.
 _SQUASH_SCALE = 0.1
@@ -35,7 +35,7 @@ _TICKS = (0.0, *(sign * m * 10.0**p for p in range(-4, 4) for m in (1, 3) for si
 
 
 def plot_spectra(study: optuna.Study) -> go.Figure:
-    """Draw the spectra of all trials: exponent in nats per step against its place.
+    """Draw the spectra of all trials: exponent in nats per step against its relative index.
 
     The latest spectrum of each trial is coloured by value, or grey without one; earlier spectra
     are thin and grey, the best trial is thick. Directions with exponent -inf are not drawn.
@@ -62,11 +62,11 @@ def plot_spectra(study: optuna.Study) -> go.Figure:
         [exponents for _, spectra in found for exponents in list(spectra.values())[:-1]],
         MAX_LINES,
     )
-    place = short(np.linspace(0.0, 1.0, FINGERPRINT_LENGTH), digits=3)
+    index = short(np.linspace(0.0, 1.0, FINGERPRINT_LENGTH), digits=3)
     figure = go.Figure()
     if earlier:
         figure.add_scatter(
-            x=[x for _ in earlier for x in [*place, None]],
+            x=[x for _ in earlier for x in [*index, None]],
             y=[y for exponents in earlier for y in [*short(_squash(exponents)), None]],
             mode="lines",
             line={"color": "rgba(130, 130, 130, 0.25)", "width": 1},
@@ -76,7 +76,7 @@ def plot_spectra(study: optuna.Study) -> go.Figure:
     for i, (trial, step, exponents) in enumerate(latest):
         best = i == len(latest) - 1 and math.isfinite(final_value(trial))
         figure.add_scatter(
-            x=place,
+            x=index,
             y=short(_squash(exponents)),
             text=short(exponents, digits=3),
             mode="lines",

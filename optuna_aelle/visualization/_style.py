@@ -81,8 +81,9 @@ def short(values: Iterable[float], digits: int = 5) -> list[Any]:
 
 
 def wrapped(text: str, width: int = 80) -> str:
-    """Text in lines, as plotly breaks them."""
-    return "<br>".join(textwrap.wrap(text, width))
+    """Text in lines of at most ``width`` characters, as plotly breaks them."""
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, width)]
+    return "<br>".join(lines)
 
 
 def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:

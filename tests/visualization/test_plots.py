@@ -233,12 +233,14 @@ def test_without_forecasts_the_predictor_says_why(make_study: Any) -> None:
     add(study, value=0.2)
     (empty,) = plot_predictions(study).layout.annotations
     assert "AeLLEPruner makes them" in empty.text
-    study.set_user_attr(PREDICTOR_KEY, "waits until 12 trials have ended with a value")
+    study.set_user_attr(PREDICTOR_KEY, "step 3: silent, too few trials; step 5: speaks")
     (empty,) = plot_predictions(study).layout.annotations
-    told = empty.text.replace("<br>", " ")
-    assert told == (
-        "No forecasts of ended trials yet: waits until 12 trials have ended with a value."
+    assert empty.text == (
+        "No forecasts of ended trials yet: step 3: silent, too few trials;<br>step 5: speaks."
     )
+    add(study, TrialState.PRUNED, system_attrs=stored_forecast(-1, 0.3, 0.1))
+    (empty,) = plot_predictions(study).layout.annotations
+    assert empty.text.startswith("None of the 1 trials with forecasts has come to a value")
 
 
 @pytest.mark.parametrize("first", [0, 1])
