@@ -15,6 +15,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+# Points of the common length: as many as the exponents of a small network. More would be read off
+# between its exponents, fewer would blur the shape of the spectra of large ones.
 FINGERPRINT_LENGTH = 32
 
 
@@ -23,6 +25,10 @@ def check_exponents(exponents: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
     Raises:
         ValueError: The array is empty, not one- or two-dimensional, or holds NaN or ``+inf``.
+
+    Example:
+        >>> check_exponents([-0.1, -float("inf")])
+        array([-0.1, -inf])
     """
     values = np.asarray(exponents, dtype=np.float64)
     if values.ndim not in (1, 2) or values.size == 0:
@@ -56,6 +62,10 @@ def resample_exponents(
 
     Source: Vogt, Zheng and Shlizerman, arXiv 2204.04876, section 3 (spectra of networks of several
     sizes are interpolated to one length).
+
+    Example:
+        >>> resample_exponents([0.0, -1.0, -2.0], length=5)
+        array([ 0. , -0.5, -1. , -1.5, -2. ])
     """
     values = check_exponents(exponents)
     if length < 1:

@@ -42,7 +42,12 @@ _WARMUP_SHARE = 0.1
 
 
 def parameter_shapes(members: int, k: int, hidden: int, latent: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each stacked parameter; a weight maps its second axis to its third."""
+    """Return the shape of each stacked parameter; a weight maps its second axis to its third.
+
+    Example:
+        >>> parameter_shapes(members=2, k=32, hidden=16, latent=8)["encode_in"]
+        (2, 32, 16)
+    """
     return {
         "encode_in": (members, k, hidden),
         "encode_in_bias": (members, 1, hidden),
@@ -88,6 +93,13 @@ def train(
         noise: Standard deviation of the Gaussian noise that each step adds to the input, but not
             to the reconstruction's target (Vincent et al., ICML 2008).
         seed: Of a generator of its own; torch's global random state is left alone.
+
+    Example:
+        >>> x, y = np.random.randn(20, 32), np.random.randn(2, 20)
+        >>> weights = train(x, y, np.ones((2, 20)), hidden=16, latent=8, steps=10,
+        ...     learning_rate=0.04, weight_decay=2.0, noise=0.3, seed=0)
+        >>> weights["score"].shape
+        (2, 8, 1)
     """
     # In a thread of its own PyTorch sets its count at its first question or operation: before the
     # limit below, so that it neither overrides it nor is overridden by what is restored after it.
@@ -126,19 +138,40 @@ def train(
 
 
 def encode(weights: Mapping[str, FloatArray], x: FloatArray) -> FloatArray:
-    """Return the latents of every member, shape ``(M, n, d)``, of standardised spectra (n, k)."""
+    """Return the latents of every member, shape ``(M, n, d)``, of standardised spectra (n, k).
+
+    Example:
+        >>> shapes = parameter_shapes(members=2, k=32, hidden=16, latent=8)
+        >>> weights = {name: np.zeros(shape) for name, shape in shapes.items()}
+        >>> encode(weights, np.zeros((5, 32))).shape
+        (2, 5, 8)
+    """
     hidden = np.tanh(x @ weights["encode_in"] + weights["encode_in_bias"])
     return np.asarray(hidden @ weights["encode_out"] + weights["encode_out_bias"])
 
 
 def decode(weights: Mapping[str, FloatArray], z: FloatArray) -> FloatArray:
-    """Return the standardised spectra ``(M, n, k)`` of latents ``(M, n, d)`` or ``(n, d)``."""
+    """Return the standardised spectra ``(M, n, k)`` of latents ``(M, n, d)`` or ``(n, d)``.
+
+    Example:
+        >>> shapes = parameter_shapes(members=2, k=32, hidden=16, latent=8)
+        >>> weights = {name: np.zeros(shape) for name, shape in shapes.items()}
+        >>> decode(weights, np.zeros((5, 8))).shape
+        (2, 5, 32)
+    """
     hidden = np.tanh(z @ weights["decode_in"] + weights["decode_in_bias"])
     return np.asarray(hidden @ weights["decode_out"] + weights["decode_out_bias"])
 
 
 def read_out(weights: Mapping[str, FloatArray], z: FloatArray) -> FloatArray:
-    """Return the standardised scores ``(M, n)`` that members read from latents ``(M, n, d)``."""
+    """Return the standardised scores ``(M, n)`` that members read from latents ``(M, n, d)``.
+
+    Example:
+        >>> shapes = parameter_shapes(members=2, k=32, hidden=16, latent=8)
+        >>> weights = {name: np.zeros(shape) for name, shape in shapes.items()}
+        >>> read_out(weights, np.zeros((2, 5, 8))).shape
+        (2, 5)
+    """
     return np.asarray((z @ weights["score"] + weights["score_bias"])[..., 0])
 
 

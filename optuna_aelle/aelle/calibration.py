@@ -28,6 +28,10 @@ class Calibration(NamedTuple):
         slope: Shrinkage of the predictions towards the mean.
         residual_std: Of the out-of-fold residuals, in units of the score; infinite if unknown.
         out_of_fold: ``(n,)``, the prediction of each row by who did not see its score.
+
+    Example:
+        >>> Calibration(slope=0.5, residual_std=0.1, out_of_fold=np.zeros(3)).slope
+        0.5
     """
 
     slope: float

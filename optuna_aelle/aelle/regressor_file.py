@@ -19,7 +19,19 @@ _SCALARS = ("n_features_in_", "resamples_", "slope_", "residual_std_")
 
 
 def write_regressor(regressor: AeLLERegressor, path: str | os.PathLike[str]) -> None:
-    """Write parameters and fitted state."""
+    """Write parameters and fitted state.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from optuna_aelle.aelle import AeLLERegressor
+        >>> regressor = AeLLERegressor().fit(-np.random.rand(20, 8), np.random.rand(20))
+        >>> with TemporaryDirectory() as folder:
+        ...     write_regressor(regressor, Path(folder) / "regressor.npz")
+        ...     again = read_regressor(AeLLERegressor, Path(folder) / "regressor.npz")
+        >>> again.slope_ == regressor.slope_
+        True
+    """
     params = regressor.get_params()
     if not isinstance(params["random_state"], Integral):
         params["random_state"] = None
@@ -42,6 +54,17 @@ def read_regressor(cls: type[AeLLERegressor], path: str | os.PathLike[str]) -> A
 
     Raises:
         ValueError: The file is of another kind, or of a newer format than this version knows.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from optuna_aelle.aelle import AeLLERegressor
+        >>> regressor = AeLLERegressor().fit(-np.random.rand(20, 8), np.random.rand(20))
+        >>> with TemporaryDirectory() as folder:
+        ...     write_regressor(regressor, Path(folder) / "regressor.npz")
+        ...     again = read_regressor(AeLLERegressor, Path(folder) / "regressor.npz")
+        >>> again.slope_ == regressor.slope_
+        True
     """
     file = np.load(path, allow_pickle=False)
     if "metadata" not in getattr(file, "files", ()):

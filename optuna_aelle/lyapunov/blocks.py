@@ -36,6 +36,13 @@ def carry_block(
 
     Returns:
         The new frame and ln|diag R| ``(S, k)``.
+
+    Example:
+        >>> from optuna_aelle.lyapunov.maps.step import StepMap
+        >>> layer = StepMap(lambda x, h: 0.5 * h, 2, torch.float64, torch.device("cpu"))
+        >>> halves = 0.5 * torch.eye(2).double().expand(3, 1, 2, 2)  # of three steps
+        >>> carry_block(layer, torch.eye(2).double()[None], [halves], "qr")[1].exp()
+        tensor([[0.1250, 0.1250]], dtype=torch.float64)
     """
     for of_step in zip(*(c.unbind(0) for c in coefficients), strict=True):
         frame = layer.tangent(of_step, frame)
@@ -45,7 +52,17 @@ def carry_block(
 def carry_factors(
     layer: DenseJacobian, frame: Tensor | LUFactors, coefficients: Sequence[Tensor]
 ) -> tuple[LUFactors, Tensor]:
-    """As `carry_block` by LU, with the frame left as its factors for the block that follows."""
+    """As `carry_block` by LU, with the frame left as its factors for the block that follows.
+
+    Example:
+        >>> from optuna_aelle.lyapunov.maps.base import Parameters
+        >>> from optuna_aelle.lyapunov.maps.mixed import VanillaMap
+        >>> layer = VanillaMap(Parameters([torch.nn.RNN(3, 4)], torch.device("cpu"), "_l0"))
+        >>> slopes = torch.ones(1, 2, 4).double()  # of one step
+        >>> factors, growth = carry_factors(layer, torch.eye(4).double().repeat(2, 1, 1), [slopes])
+        >>> factors.packed_t.shape, growth.shape
+        (torch.Size([2, 4, 4]), torch.Size([2, 4]))
+    """
     for of_step in zip(*(c.unbind(0) for c in coefficients), strict=True):
         if isinstance(frame, LUFactors):
             frame = frame.carried_by(layer.jacobian_t(of_step))
@@ -57,7 +74,15 @@ def carry_factors(
 
 
 class GraphedBlocks:
-    """`carry_block` for one layer on a CUDA device, recorded when it comes a second time."""
+    """`carry_block` for one layer on a CUDA device, recorded when it comes a second time.
+
+    Example:
+        >>> from optuna_aelle.lyapunov.maps.step import StepMap
+        >>> layer = StepMap(lambda x, h: 0.5 * h, 2, torch.float64, torch.device("cpu"))
+        >>> halves = 0.5 * torch.eye(2).double().expand(3, 1, 2, 2)  # of three steps
+        >>> GraphedBlocks()(layer, torch.eye(2).double()[None], [halves], "qr")[1].exp()
+        tensor([[0.1250, 0.1250]], dtype=torch.float64)
+    """
 
     def __init__(self) -> None:
         self._graphs: dict[tuple[object, ...], _Graph | None] = {}

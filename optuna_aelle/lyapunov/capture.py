@@ -44,6 +44,10 @@ class Part(NamedTuple):
         recurrent: The network.
         inputs: As the network itself takes them.
         by_steps: Whether it was called step by step, so that ``inputs`` have one possible reading.
+
+    Example:
+        >>> Part("encoder", nn.GRU(3, 4), torch.zeros(40, 2, 3)).by_steps
+        False
     """
 
     name: str

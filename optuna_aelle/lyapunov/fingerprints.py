@@ -77,6 +77,7 @@ def spectral_fingerprint(
         FloatingPointError: The state itself overflowed along the inputs.
 
     Example:
+        >>> import torch
         >>> spectral_fingerprint(nn.GRU(1, 16, batch_first=True), torch.randn(4, 64, 1)).n_steps
         24
         >>> model = nn.Sequential(nn.Embedding(50, 8), nn.LSTM(8, 16, batch_first=True))
@@ -114,6 +115,7 @@ def spectral_fingerprints(
         FloatingPointError: Likewise.
 
     Example:
+        >>> import torch
         >>> networks = [nn.GRU(1, size, batch_first=True) for size in (8, 8, 16)]
         >>> [f.state_size for f in spectral_fingerprints(networks, torch.randn(4, 64, 1))]
         [8, 8, 16]

@@ -39,6 +39,12 @@ class Task:
         settings: How to compute.
         name: How an error calls the network; ``""`` where it is the only one.
         seconds: What reading it has taken.
+
+    Example:
+        >>> from optuna_aelle.lyapunov.inputs import read_inputs
+        >>> network, inputs = nn.GRU(3, 4), torch.randn(40, 2, 3)
+        >>> Task(network, read_inputs(network, inputs, None, warmup=20), inputs, Settings()).name
+        ''
     """
 
     recurrent: nn.Module | StepModel
@@ -50,7 +56,12 @@ class Task:
 
 
 def named(error: Exception, name: str) -> Exception:
-    """``error`` with what it is about in front; as it is where there is no name."""
+    """``error`` with what it is about in front; as it is where there is no name.
+
+    Example:
+        >>> named(ValueError("too short"), "models[1]")
+        ValueError('models[1]: too short')
+    """
     return type(error)(f"{name}: {error}") if name else error
 
 
@@ -59,7 +70,15 @@ def run_tasks(
     initial_state: Any = None,
     generator: torch.Generator | None = None,
 ) -> list[LyapunovSpectrum]:
-    """One spectrum for each task, in their order; equal networks side by side."""
+    """One spectrum for each task, in their order; equal networks side by side.
+
+    Example:
+        >>> from optuna_aelle.lyapunov.inputs import read_inputs
+        >>> network, inputs = nn.GRU(3, 4), torch.randn(40, 2, 3)
+        >>> task = Task(network, read_inputs(network, inputs, None, warmup=20), inputs, Settings())
+        >>> [spectrum.exponents.shape for spectrum in run_tasks([task, task])]
+        [(2, 4), (2, 4)]
+    """
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, task in enumerate(tasks):
         values, ends = task.sequences

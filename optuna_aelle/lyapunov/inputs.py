@@ -27,6 +27,10 @@ class Sequences(NamedTuple):
     Attributes:
         values: ``(T, B, D)``, zero past the end of a shorter sequence.
         lengths: How many steps each sequence has.
+
+    Example:
+        >>> Sequences(torch.zeros(20, 2, 3), lengths=(20, 15)).values.shape
+        torch.Size([20, 2, 3])
     """
 
     values: Tensor
@@ -34,11 +38,22 @@ class Sequences(NamedTuple):
 
 
 def batch_axis(recurrent: nn.Module | StepModel) -> int:
+    """Which axis of three-dimensional inputs the sequences are along.
+
+    Example:
+        >>> batch_axis(nn.GRU(3, 4)), batch_axis(nn.GRU(3, 4, batch_first=True))
+        (1, 0)
+    """
     return 0 if getattr(recurrent, "batch_first", False) else 1
 
 
 def device_of(recurrent: nn.Module | StepModel, inputs: Inputs) -> torch.device:
-    """Where to compute: where the model is, unless float64 is missing there."""
+    """Where to compute: where the model is, unless float64 is missing there.
+
+    Example:
+        >>> device_of(nn.GRU(3, 4), torch.zeros(20, 2, 3))
+        device(type='cpu')
+    """
     values = inputs.data if isinstance(inputs, PackedSequence) else inputs
     device = values.device
     if isinstance(recurrent, nn.Module):
@@ -58,7 +73,12 @@ def device_of(recurrent: nn.Module | StepModel, inputs: Inputs) -> torch.device:
 
 
 def inputs_of_each(inputs: Inputs | Sequence[Inputs], n_models: int) -> list[Inputs]:
-    """Those of each model: one for all, or a list with one each."""
+    """Those of each model: one for all, or a list with one each.
+
+    Example:
+        >>> len(inputs_of_each(torch.zeros(20, 2, 3), n_models=3))
+        3
+    """
     if not isinstance(inputs, list | tuple) or isinstance(inputs, PackedSequence):
         check_tensor(inputs)
         return [inputs] * n_models  # type: ignore[list-item]
@@ -73,7 +93,11 @@ def inputs_of_each(inputs: Inputs | Sequence[Inputs], n_models: int) -> list[Inp
 
 
 def check_tensor(inputs: object) -> None:
-    """Refuse what is neither a tensor nor a `PackedSequence`, and say what it is."""
+    """Refuse what is neither a tensor nor a `PackedSequence`, and say what it is.
+
+    Example:
+        >>> check_tensor(torch.zeros(20, 3))
+    """
     if isinstance(inputs, Inputs):
         return
     came, remedy = f"an object of type {type(inputs).__name__}", "torch.as_tensor(inputs)"
@@ -104,7 +128,14 @@ def read_inputs(
     lengths: Sequence[int] | Tensor | None,
     warmup: int,
 ) -> Sequences:
-    """Check ``inputs`` and bring them to ``(T, B, D)``."""
+    """Check ``inputs`` and bring them to ``(T, B, D)``.
+
+    Example:
+        >>> network = nn.GRU(3, 4, batch_first=True)
+        >>> sequences = read_inputs(network, torch.zeros(2, 20, 3), lengths=[20, 15], warmup=10)
+        >>> sequences.values.shape, sequences.lengths
+        (torch.Size([20, 2, 3]), (20, 15))
+    """
     if isinstance(inputs, PackedSequence):
         if lengths is not None:
             raise ValueError("Expected lengths=None with a PackedSequence, which has its own.")
@@ -169,7 +200,14 @@ def _read_lengths(
 
 
 def reverse(values: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Each sequence of ``values (T, M, B, D)`` from its own end to its start; padding stays."""
+    """Each sequence of ``values (T, M, B, D)`` from its own end to its start; padding stays.
+
+    Example:
+        >>> values = torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 1)
+        >>> reverse(values, lengths=[4, 2])[:, 0, :, 0].T
+        tensor([[3., 2., 1., 0.],
+                [1., 0., 2., 3.]])
+    """
     steps = torch.arange(len(values), device=values.device)[:, None]
     ends = torch.tensor(lengths, device=values.device)
     order = torch.where(steps < ends, ends - 1 - steps, steps)
@@ -190,6 +228,11 @@ def split_state(
         part_sizes: For each layer the sizes of its parts.
         batch: B.
         device: Where to compute.
+
+    Example:
+        >>> h0 = torch.zeros(2, 5, 4)  # of a stack of two layers
+        >>> [len(parts) for parts in split_state(h0, [(4,), (4,)], 5, torch.device("cpu"))]
+        [1, 1]
     """
     if initial_state is None:
         return [None] * len(part_sizes)

@@ -32,6 +32,11 @@ class LUFactors(NamedTuple):
         packed_t: L and U in one, transposed as the frame is, ``(S, k, N)``.
         rows: ``(S, N)`` which row of P L each row of L is.
         spare: Memory of the frame's shape that is free to be written to, if there is some.
+
+    Example:
+        >>> lu_factors(torch.tensor([[[2.0, 4.0], [1.0, 0.0]]])).frame()
+        tensor([[[0.5000, 1.0000],
+                 [1.0000, 0.0000]]])
     """
 
     packed_t: Tensor
@@ -62,14 +67,24 @@ class LUFactors(NamedTuple):
 
 
 def can_be_carried_as_factors(frame: Tensor) -> bool:
-    """Whether `LUFactors.carried_by` is there for frames like this one, and pays."""
+    """Whether `LUFactors.carried_by` is there for frames like this one, and pays.
+
+    Example:
+        >>> can_be_carried_as_factors(torch.zeros(4, 8, 16))  # too few tangent vectors
+        False
+    """
     _, k, size = frame.shape
     on_cpu = frame.device.type == "cpu"
     return on_cpu and k == size >= _MIN_TRIANGLE and _scipy_getrf(frame.dtype) is not None
 
 
 def lu_factors(frame: Tensor) -> LUFactors:
-    """Factor the transposes of ``frame (S, k, N)``, whose memory may be used for the result."""
+    """Factor the transposes of ``frame (S, k, N)``, whose memory may be used for the result.
+
+    Example:
+        >>> lu_factors(torch.tensor([[[2.0, 4.0], [1.0, 0.0]]])).rows
+        tensor([[1, 0]])
+    """
     if frame.device.type != "cpu":
         factors, pivots, _ = torch.linalg.lu_factor_ex(frame.mT, check_errors=False)
         permutation, _, _ = torch.lu_unpack(factors, pivots, unpack_data=False)

@@ -48,7 +48,13 @@ _registered: dict[type[nn.Module], Callable[[Any], StepModel]] = {}
 
 @dataclass(frozen=True, eq=False)
 class StepModel:
-    """A step function with the sizes that the engine needs; made by `from_step`."""
+    """A step function with the sizes that the engine needs; made by `from_step`.
+
+    Example:
+        >>> rotation = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+        >>> StepModel(lambda x, h: h @ rotation.T, state_size=2).input_size
+        0
+    """
 
     step: StepFunction
     state_size: int
@@ -74,6 +80,14 @@ def from_step(
             the same structure of sizes: ``(64, 64)`` for an (h, c).
         input_size: D; 0 for an autonomous map, whose inputs are ``torch.zeros(T, B, 0)``.
         batch_first: Whether inputs come as ``(B, T, D)`` instead of ``(T, B, D)``.
+
+    Example:
+        >>> leaky = from_step(lambda x, h: 0.5 * h + x, state_size=3, input_size=3)
+        >>> leaky.step(torch.ones(1, 3), torch.ones(1, 3))
+        tensor([[1.5000, 1.5000, 1.5000]])
+        >>> pair = from_step(lambda x, s: (s[1], 0.5 * s[0]), state_size=(4, 4))
+        >>> pair.state_size
+        8
     """
     sizes, structure = flatten_state(state_size)
     if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
@@ -100,7 +114,12 @@ def from_step(
 
 
 def flatten_state(state: Any) -> tuple[list[Any], pytree.TreeSpec]:
-    """The leaves of a state and its structure; dicts by their names, not by their order."""
+    """The leaves of a state and its structure; dicts by their names, not by their order.
+
+    Example:
+        >>> flatten_state({"h": 4, "c": (2, 3)})[0]  # sorted by name
+        [2, 3, 4]
+    """
     return pytree.tree_flatten(_sorted_by_name(state))
 
 
@@ -125,7 +144,17 @@ def register_cell(
         replace: Whether a class that is already known may be given another ``build``.
 
     Example:
-        >>> register_cell(MyCell, lambda m: from_step(m.step, m.size, input_size=m.n_inputs))
+        >>> class Leaky(nn.Module):
+        ...     def __init__(self, input_size, size):
+        ...         super().__init__()
+        ...         self.input_size, self.size = input_size, size
+        ...         self.weights = nn.Linear(input_size + size, size)
+        ...     def step(self, x, h):
+        ...         return 0.5 * h + torch.tanh(self.weights(torch.cat([x, h], dim=-1)))
+        >>> register_cell(Leaky, lambda m: from_step(m.step, m.size, input_size=m.input_size))
+        >>> from optuna_aelle.lyapunov import lyapunov_spectrum
+        >>> lyapunov_spectrum(Leaky(3, 8), torch.randn(40, 2, 3)).exponents.shape
+        (2, 8)
     """
     if not (isinstance(cell_type, type) and issubclass(cell_type, nn.Module)):
         raise TypeError(f"Expected a class of torch.nn.Module, got {cell_type!r}.")
@@ -138,7 +167,13 @@ def register_cell(
 
 
 def known_type(module: object) -> type[nn.Module] | None:
-    """The registered or built-in class that ``module`` is of; parametrized modules subclass it."""
+    """The registered or built-in class that ``module`` is of; parametrized modules subclass it.
+
+    Example:
+        >>> class Mine(nn.GRU): ...
+        >>> known_type(Mine(3, 4)).__name__, known_type(nn.Linear(3, 4))
+        ('GRU', None)
+    """
     for candidate in type(module).__mro__:
         if candidate in _registered or candidate in _MAPS:
             return candidate
@@ -151,6 +186,10 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
     Raises:
         TypeError: ``model`` is neither a module nor a `StepModel`.
         ValueError: It holds no recurrent module, or several; or weights that are not finite.
+
+    Example:
+        >>> find_recurrent(nn.ModuleDict({"rnn": nn.GRU(3, 4), "head": nn.Linear(4, 1)}))
+        GRU(3, 4)
     """
     if isinstance(model, StepModel):
         return model
@@ -194,6 +233,10 @@ def outermost(model: nn.Module, name: str = "") -> dict[str, nn.Module]:
     """Known modules by name; what a known module itself is made of does not count.
 
     A module that is held twice has its first name alone.
+
+    Example:
+        >>> outermost(nn.ModuleDict({"a": nn.GRU(3, 4), "b": nn.ModuleList([nn.LSTM(3, 4)])}))
+        {'a': GRU(3, 4), 'b.0': LSTM(3, 4)}
     """
     if known_type(model) is not None:
         return {name: model}
@@ -206,7 +249,12 @@ def outermost(model: nn.Module, name: str = "") -> dict[str, nn.Module]:
 
 
 def signature(recurrent: nn.Module | StepModel) -> tuple[object, ...]:
-    """Equal for modules that can be run side by side."""
+    """Equal for modules that can be run side by side.
+
+    Example:
+        >>> signature(nn.GRU(3, 4)) == signature(nn.GRU(3, 4)) != signature(nn.GRU(3, 5))
+        True
+    """
     if isinstance(recurrent, StepModel):
         return (id(recurrent),)
     device = next(recurrent.parameters()).device
@@ -234,6 +282,15 @@ def build_layers(
         reverse: Whether to build the backward direction of a bidirectional module.
         device: Where to compute.
         input_dtype: A step function runs in this dtype.
+
+    Example:
+        >>> networks = [nn.GRU(3, 4, num_layers=2), nn.GRU(3, 4, num_layers=2)]
+        >>> cpu = torch.device("cpu")
+        >>> layers = build_layers(
+        ...     networks, state="full", reverse=False, device=cpu, input_dtype=torch.float32
+        ... )
+        >>> [layer.state_size for layer in layers]
+        [4, 4]
     """
     first = recurrents[0]
     if isinstance(first, StepModel):
@@ -252,7 +309,11 @@ def build_layers(
 
 
 def check_parameters(module: nn.Module) -> None:
-    """Refuse weights that are not finite, by name."""
+    """Refuse weights that are not finite, by name.
+
+    Example:
+        >>> check_parameters(nn.GRU(3, 4))
+    """
     for name, parameter in module.named_parameters():
         bad = int((~torch.isfinite(parameter)).sum())
         if bad:

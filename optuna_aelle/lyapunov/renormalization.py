@@ -27,6 +27,11 @@ def renormalize_qr(frame: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormalise ``frame (S, k, N)``; returns it with ln|diag R| ``(S, k)`` float64.
 
     A zero on the diagonal gives −inf, and the frame still comes back orthonormal.
+
+    Example:
+        >>> frame, growth = renormalize_qr(torch.tensor([[[2.0, 0.0], [5.0, 0.5]]]))
+        >>> growth.exp()
+        tensor([[2.0000, 0.5000]], dtype=torch.float64)
     """
     q, r = torch.linalg.qr(frame.mT)
     return q.mT.contiguous(), _log_diagonal(r)
@@ -41,6 +46,11 @@ def renormalize_lu(frame: Tensor, lift: Tensor | None = None) -> tuple[Tensor, T
         frame: Tangent vectors; overwritten.
         lift: ``(S, N)`` what is to be added to the logarithm of a pivot for the row it is found
             in: the part of the row's scale that the numbers have no room for.
+
+    Example:
+        >>> frame, growth = renormalize_lu(torch.tensor([[[2.0, 0.0], [5.0, 0.5]]]))
+        >>> growth.exp()
+        tensor([[2.0000, 0.5000]], dtype=torch.float64)
     """
     factors, log_diagonal = factor(frame)
     if lift is not None:
@@ -49,7 +59,14 @@ def renormalize_lu(frame: Tensor, lift: Tensor | None = None) -> tuple[Tensor, T
 
 
 def factor(frame: Tensor) -> tuple[LUFactors, Tensor]:
-    """As `renormalize_lu`, with P and L as they come out of it."""
+    """As `renormalize_lu`, with P and L as they come out of it.
+
+    Example:
+        >>> factors, growth = factor(torch.tensor([[[2.0, 0.0], [5.0, 0.5]]]))
+        >>> factors.frame()
+        tensor([[[1., 0.],
+                 [0., 1.]]])
+    """
     factors = lu_factors(frame)
     return factors, _log_diagonal(factors.packed_t)
 
@@ -59,6 +76,11 @@ def renormalize_cholesky(frame: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns it with ln diag R ``(S, k)``, all NaN for a system whose Gram matrix is not positive
     definite: its frame is lost, and the step has to be done in another way.
+
+    Example:
+        >>> frame, growth = renormalize_cholesky(torch.tensor([[[2.0, 0.0], [5.0, 0.5]]]))
+        >>> growth.exp()
+        tensor([[2.0000, 0.5000]], dtype=torch.float64)
     """
     wide = frame.double()
     lower, info = torch.linalg.cholesky_ex(wide @ wide.mT, check_errors=False)
@@ -75,7 +97,12 @@ METHODS: dict[str, Renormalization] = {
 
 
 def log_volume(frame: Tensor) -> Tensor:
-    """ln|diag R| of ``frame (S, k, N)``, ``(S, k)`` float64: what it is from being orthonormal."""
+    """ln|diag R| of ``frame (S, k, N)``, ``(S, k)`` float64: what it is from being orthonormal.
+
+    Example:
+        >>> log_volume(torch.tensor([[[2.0, 0.0], [5.0, 0.5]]])).exp()
+        tensor([[2.0000, 0.5000]], dtype=torch.float64)
+    """
     wide = frame.double()
     if wide.device.type != "cpu":
         # QR of a batch goes matrix by matrix on a GPU. A renormalised frame is well-conditioned
@@ -90,7 +117,12 @@ _fastest: dict[tuple[object, ...], str] = {}
 
 
 def fastest_method(frame: Tensor) -> str:
-    """LU on the CPU; elsewhere LU or Cholesky, whichever is faster for this shape of frame."""
+    """LU on the CPU; elsewhere LU or Cholesky, whichever is faster for this shape of frame.
+
+    Example:
+        >>> fastest_method(torch.zeros(4, 8, 16))
+        'lu'
+    """
     if frame.device.type == "cpu":
         return "lu"
     key = (frame.device, frame.shape, frame.dtype)

@@ -31,8 +31,10 @@ from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.renormalization import fastest_method
 from optuna_aelle.lyapunov.renormalization import log_volume
 
+# Each further step between two renormalisations saves less, and costs more where it was too many.
 _MAX_INTERVAL = 8
-# Steps of a product: the first ones show how fast directions part.
+# Steps of a product: the first ones show how fast directions part; later the host looks rarely,
+# but a product that has to be done again is still a short one.
 _MIN_PRODUCT = 4
 _MAX_PRODUCT = 32
 # How far directions may come apart between two renormalisations, in nats: the digits that are left
@@ -64,6 +66,17 @@ class Plan:
         interval: Steps between renormalisations; None to adapt.
         frame_dtype: None to choose.
         sum_rule: Whether to add up ln|det J|.
+
+    Example:
+        >>> plan = Plan(
+        ...     warmup=20,
+        ...     ends=(100, 100),
+        ...     checkpoints=frozenset({60, 100}),
+        ...     method="lu",
+        ...     interval=None,
+        ...     frame_dtype=None,
+        ...     sum_rule=False,
+        ... )
     """
 
     warmup: int
@@ -88,6 +101,16 @@ class LayerRun:
         log_det: ``(S,)`` sum of ln|det J| since the warm-up; None if unknown.
         interval: Steps to the next renormalisation.
         method: A name of `renormalization.METHODS`.
+
+    Example:
+        >>> from optuna_aelle.lyapunov.maps.base import Parameters
+        >>> from optuna_aelle.lyapunov.maps.mixed import VanillaMap
+        >>> layer = VanillaMap(Parameters([torch.nn.RNN(3, 4)], torch.device("cpu"), "_l0"))
+        >>> plan = Plan(0, (10, 10), frozenset({10}), "lu", None, None, sum_rule=False)
+        >>> frame = torch.eye(4).double().repeat(2, 1, 1)
+        >>> run = LayerRun(layer, layer.initial_state(1, 2, None), frame, plan)
+        >>> run.advance(torch.randn(10, 1, 2, 3).double()).shape, run.record[10].shape
+        (torch.Size([10, 1, 2, 4]), torch.Size([2, 4]))
     """
 
     layer: RecurrentMap

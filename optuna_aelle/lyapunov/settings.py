@@ -21,6 +21,10 @@ class Settings:
     """The arguments of `lyapunov_spectrum` that are not data; described there.
 
     With ``clip_k``, ``k`` is what is wanted at most.
+
+    Example:
+        >>> Settings(k=8, warmup=50).method
+        'auto'
     """
 
     k: int | None = None

@@ -34,6 +34,15 @@ class LyapunovSpectrum:
             side, what this one took alone and its share of what they took together.
         window_exponents: ``(W, B, k)`` exponents of W consecutive windows if they were asked for,
             in the order of the frame's columns: descending on average, not in each window.
+
+    Example:
+        >>> import torch
+        >>> from optuna_aelle.lyapunov import lyapunov_spectrum
+        >>> spectrum = lyapunov_spectrum(torch.nn.GRU(3, 16), torch.randn(80, 4, 3))
+        >>> spectrum.exponents.shape, spectrum.mean.shape, spectrum.stderr.shape
+        ((4, 16), (16,), (16,))
+        >>> spectrum.max_exponent < 0.0, spectrum.kaplan_yorke_dimension, spectrum.metric_entropy
+        (True, 0.0, 0.0)
     """
 
     exponents: FloatArray
@@ -110,7 +119,14 @@ class LyapunovSpectrum:
             return float(np.where(both_dead, 0.0, np.abs(total - self.log_abs_det)).max())
 
     def to_bits(self) -> FloatArray:
-        """The exponents in bits per step, ``(B, k)``."""
+        """The exponents in bits per step, ``(B, k)``.
+
+        Example:
+            >>> import torch
+            >>> from optuna_aelle.lyapunov import lyapunov_spectrum
+            >>> lyapunov_spectrum(torch.nn.GRU(3, 4), torch.randn(80, 2, 3)).to_bits().shape
+            (2, 4)
+        """
         return self.exponents / math.log(2.0)
 
 

@@ -30,6 +30,7 @@ from optuna_aelle.lyapunov.settings import Settings
 from optuna_aelle.lyapunov.spectrum import FloatArray
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
 
+# A picture of convergence takes a few points, each of enough steps to differ by more than noise.
 _MAX_CHECKPOINTS = 10
 _MIN_STRETCH = 50
 # Inputs are projected and Jacobians linearised this many steps at a time at most: few large
@@ -37,6 +38,7 @@ _MIN_STRETCH = 50
 _CHUNK = 64
 # ... and of no more numbers at once than a cache holds.
 _CHUNK_NUMBERS = 2**20
+# Any will do, as long as the same call gives the same numbers.
 _FRAME_SEED = 0
 
 
@@ -50,6 +52,10 @@ class Stack:
         others: The opposite direction of each layer, if the layers above read it too.
         other_starts: Their initial states.
         backward: Whether ``layers`` run from the end of the sequence.
+
+    Example:
+        >>> Stack(layers=[], starts=[], others=[], other_starts=[], backward=False).backward
+        False
     """
 
     layers: list[RecurrentMap]
@@ -68,7 +74,20 @@ def build_stack(
     device: torch.device,
     input_dtype: torch.dtype,
 ) -> Stack:
-    """Layers and their initial states for ``batch`` sequences."""
+    """Layers and their initial states for ``batch`` sequences.
+
+    Example:
+        >>> stack = build_stack(
+        ...     [nn.GRU(3, 4, num_layers=2)],
+        ...     Settings(),
+        ...     batch=2,
+        ...     initial_state=None,
+        ...     device=torch.device("cpu"),
+        ...     input_dtype=torch.float32,
+        ... )
+        >>> [layer.state_size for layer in stack.layers]
+        [4, 4]
+    """
     first = recurrents[0]
     bidirectional = bool(getattr(first, "bidirectional", False))
     backward = settings.direction == "backward"
@@ -143,6 +162,14 @@ def run_stack(
         n_models: M.
         settings: All else.
         generator: Draws the initial frame; None for a fixed one.
+
+    Example:
+        >>> network, settings, cpu = nn.GRU(3, 4), Settings(), torch.device("cpu")
+        >>> stack = build_stack([network], settings, batch=2, initial_state=None, device=cpu,
+        ...     input_dtype=torch.float32)
+        >>> (spectrum,) = run_stack(stack, torch.randn(40, 1, 2, 3), (40, 40), 1, settings, None)
+        >>> spectrum.exponents.shape
+        (2, 4)
     """
     total = sum(layer.state_size for layer in stack.layers)
     k = total if settings.k is None else settings.k

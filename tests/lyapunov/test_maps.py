@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch import nn
 from torch.nn import functional as F
 
 from optuna_aelle.lyapunov.maps import lstm as lstm_maps
+from optuna_aelle.lyapunov.maps.base import DenseJacobian
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
+from optuna_aelle.lyapunov.maps.base import StagedTangent
 from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.models import build_layers
 from optuna_aelle.lyapunov.renormalization import log_volume
@@ -113,6 +116,27 @@ def test_narrow_weights_are_those_of_tangent(name: str) -> None:
     narrow = layer.tangent(tuple(c.float() for c in coefficients), frame.float())
     assert narrow.dtype == torch.float32
     torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@torch.no_grad()
+def test_what_a_map_can_do_is_what_it_is(name: str) -> None:
+    """One that says that it can form its Jacobian does, and it is the one of `tangent`."""
+    network, kind = built(name, D, H, 1.0), state_of(name)
+    layer = layer_of([network], kind)
+    staged = isinstance(network, nn.LSTM) and kind == "full"
+    projected = isinstance(network, nn.LSTM) and network.proj_size > 0
+    assert isinstance(layer, StagedTangent) is staged
+    one_part = layer.state_size == part_sizes(network)[0]
+    assert isinstance(layer, DenseJacobian) is (one_part and not projected)
+    if not isinstance(layer, DenseJacobian):
+        return
+    start = noise(B, sum(part_sizes(network)), seed=2)
+    trajectory = trajectory_of(layer, noise(T, 1, B, D, seed=1), start, network)
+    coefficients = tuple(c.flatten(1, 2)[0] for c in layer.linearize(trajectory))
+    eye = torch.eye(layer.state_size, dtype=torch.float64).repeat(B, 1, 1)
+    images = layer.tangent(coefficients, eye).clone()
+    torch.testing.assert_close(layer.jacobian_t(coefficients), images)
 
 
 def shut_lstm(bias: float, n_shut: int = H, seed: int = 0) -> Any:

@@ -4,8 +4,14 @@ Each is one layer with the interface of `torch.nn.RNN`: inputs ``(T, B, D)``, ``
 ``batch_first``, or ``(T, D)``; it returns the outputs of all steps and the final state with a
 leading axis of length 1. Where the state has two parts (y, z), so has the final state.
 
+Notation: x (B, D) input, h (B, H) state, h' the next state.
+
+Example:
+    >>> import torch
     >>> network = CoRNN(1, 64, batch_first=True)
-    >>> outputs, (y, z) = network(torch.randn(8, 100, 1))   # (8, 100, 64), (1, 8, 64) twice
+    >>> outputs, (y, z) = network(torch.randn(8, 100, 1))
+    >>> outputs.shape, y.shape
+    (torch.Size([8, 100, 64]), torch.Size([1, 8, 64]))
 """
 
 from optuna_aelle.lyapunov.cells.antisymmetric import AntisymmetricRNN

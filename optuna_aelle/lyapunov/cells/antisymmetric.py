@@ -13,7 +13,13 @@ from optuna_aelle.lyapunov.cells.layer import State
 
 
 def antisymmetric_matrix(weight: Tensor, gamma: float) -> Tensor:
-    """W − Wᵀ − γ I for ``weight (..., H, H)``."""
+    """W − Wᵀ − γ I for ``weight (..., H, H)``.
+
+    Example:
+        >>> antisymmetric_matrix(torch.tensor([[0.0, 2.0], [0.0, 0.0]]), gamma=1.0)
+        tensor([[-1.,  2.],
+                [-2., -1.]])
+    """
     eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
     return weight - weight.mT - gamma * eye
 

@@ -13,7 +13,13 @@ from optuna_aelle.lyapunov.cells.layer import State
 
 
 def orthogonal_matrix(weight: Tensor) -> Tensor:
-    """exp(A) with the skew A that has ``weight (..., H, H)`` above its diagonal."""
+    """exp(A) with the skew A that has ``weight (..., H, H)`` above its diagonal.
+
+    Example:
+        >>> matrix = orthogonal_matrix(torch.randn(4, 4))
+        >>> torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-5)
+        True
+    """
     upper = weight.triu(1)
     return torch.matrix_exp(upper - upper.mT)
 

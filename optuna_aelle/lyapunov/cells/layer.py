@@ -23,6 +23,21 @@ class RecurrentLayer(nn.Module):
         input_size: D.
         hidden_size: H.
         batch_first: Whether inputs and outputs are ``(B, T, ·)`` instead of ``(T, B, ·)``.
+
+    Example:
+        >>> class Leaky(RecurrentLayer):
+        ...     def __init__(self, input_size, hidden_size):
+        ...         super().__init__(input_size, hidden_size)
+        ...         self.reset_parameters()
+        ...     def reset_parameters(self):
+        ...         self._uniform(self.weight_ih, self.bias)
+        ...     def recurrent_weights(self):
+        ...         return ()
+        ...     def step(self, drive, state, weights):
+        ...         return (0.9 * state[0] + 0.1 * torch.tanh(drive),)
+        >>> outputs, h = Leaky(3, 8)(torch.randn(50, 4, 3))
+        >>> outputs.shape, h.shape
+        (torch.Size([50, 4, 8]), torch.Size([1, 4, 8]))
     """
 
     n_gates = 1

@@ -13,7 +13,13 @@ from optuna_aelle.lyapunov.cells.layer import State
 
 
 def lipschitz_matrix(weight: Tensor, beta: float, gamma: float) -> Tensor:
-    """(1 − β)(M + Mᵀ) + β (M − Mᵀ) − γ I for ``weight (..., H, H)``."""
+    """(1 − β)(M + Mᵀ) + β (M − Mᵀ) − γ I for ``weight (..., H, H)``.
+
+    Example:
+        >>> lipschitz_matrix(torch.tensor([[0.0, 2.0], [0.0, 0.0]]), beta=1.0, gamma=1.0)
+        tensor([[-1.,  2.],
+                [-2., -1.]])
+    """
     eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
     symmetric, skew = weight + weight.mT, weight - weight.mT
     return (1.0 - beta) * symmetric + beta * skew - gamma * eye

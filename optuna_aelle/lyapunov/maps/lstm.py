@@ -96,6 +96,12 @@ class ProjectedHiddenLSTMMap(_LSTMMap):
 
     J = P (diag(D g i') U_i + diag(D c f') U_f + diag(D i g') U_g + diag(tanh c' o') Uₒ) with
     D = o sech² c'.
+
+    Example:
+        >>> projected = torch.nn.LSTM(3, 4, proj_size=2)
+        >>> parameters = Parameters([projected], torch.device("cpu"), "_l0")
+        >>> ProjectedHiddenLSTMMap(parameters).state_size
+        2
     """
 
     @property
@@ -118,14 +124,26 @@ class ProjectedHiddenLSTMMap(_LSTMMap):
 
 
 class HiddenLSTMMap(ProjectedHiddenLSTMMap, DenseJacobian):
-    """The same without a projection, P = I."""
+    """The same without a projection, P = I.
+
+    Example:
+        >>> layer = HiddenLSTMMap(Parameters([torch.nn.LSTM(3, 4)], torch.device("cpu"), "_l0"))
+        >>> layer.state_size
+        4
+    """
 
     def jacobian_t(self, coefficients: State) -> Tensor:
         return self._hidden_jacobian_t(coefficients)
 
 
 def hidden_lstm_map(parameters: Parameters) -> ProjectedHiddenLSTMMap:
-    """∂h'/∂h of an LSTM, with a projection or without."""
+    """∂h'/∂h of an LSTM, with a projection or without.
+
+    Example:
+        >>> projected = torch.nn.LSTM(3, 4, proj_size=2)
+        >>> type(hidden_lstm_map(Parameters([projected], torch.device("cpu"), "_l0"))).__name__
+        'ProjectedHiddenLSTMMap'
+    """
     projected = parameters.get("weight_hr") is not None
     return (ProjectedHiddenLSTMMap if projected else HiddenLSTMMap)(parameters)
 
@@ -135,6 +153,11 @@ class LSTMMap(_LSTMMap, StagedTangent):
 
     Then u' = diag(tanh c' o') Uₒ dh and dc' = A dh + f dc: the cancellation between dh' and D' dc'
     is never computed. A projection mixes the hidden units, so that there (h, c) stay as they are.
+
+    Example:
+        >>> layer = LSTMMap(Parameters([torch.nn.LSTM(3, 4)], torch.device("cpu"), "_l0"))
+        >>> layer.state_size
+        8
     """
 
     narrow_share = 0.25

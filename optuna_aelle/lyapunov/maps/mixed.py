@@ -31,6 +31,12 @@ class MixedMap(DenseJacobian):
         parameters: Stacked parameters; for `device`.
         gates: U_g, each ``(M, H, H)``. `linearize` returns one d_g for each, then a if there is
             one.
+
+    Example:
+        >>> parameters = Parameters([torch.nn.RNN(3, 4)], torch.device("cpu"), "_l0")
+        >>> layer = VanillaMap(parameters)  # one gate, U
+        >>> layer.jacobian_t((torch.ones(1, 4).double(),)).equal(parameters["weight_hh"].mT)
+        True
     """
 
     def __init__(self, parameters: Parameters, *gates: Tensor) -> None:
@@ -71,6 +77,11 @@ def mix(gates_t: Sequence[Tensor], scales: State, out: Tensor) -> Tensor:
         scales: d of each gate.
         out: ``(S, H, H)`` for the result. Memory that is fresh at each step would cost more than
             filling it.
+
+    Example:
+        >>> mix([torch.ones(1, 2, 2)], (torch.tensor([[1.0, 2.0]]),), torch.empty(1, 2, 2))
+        tensor([[[1., 2.],
+                 [1., 2.]]])
     """
     per_model = out.view(len(gates_t[0]), -1, *out.shape[1:])
     for i, (gate_t, scale) in enumerate(zip(gates_t, scales, strict=True)):
@@ -83,7 +94,13 @@ def mix(gates_t: Sequence[Tensor], scales: State, out: Tensor) -> Tensor:
 
 
 class VanillaMap(MixedMap):
-    """h' = φ(W x + U h + b) with φ tanh or ReLU (`torch.nn.RNN`): J = diag(φ') U."""
+    """h' = φ(W x + U h + b) with φ tanh or ReLU (`torch.nn.RNN`): J = diag(φ') U.
+
+    Example:
+        >>> layer = VanillaMap(Parameters([torch.nn.RNN(3, 4)], torch.device("cpu"), "_l0"))
+        >>> layer.state_size
+        4
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         self.relu = getattr(parameters.first, "nonlinearity", "tanh") == "relu"
@@ -125,6 +142,11 @@ class GRUMap(MixedMap):
     """h' = (1 − z) n + z h with n = tanh(aₙ + r q), q = Uₙ h + bₙ (`torch.nn.GRU`).
 
     J = diag(z) + diag((1 − z) n' q r') U_r + diag((h − n) z') U_z + diag((1 − z) n' r) Uₙ.
+
+    Example:
+        >>> layer = GRUMap(Parameters([torch.nn.GRU(3, 4)], torch.device("cpu"), "_l0"))
+        >>> layer.state_size
+        4
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -162,13 +184,25 @@ class GRUMap(MixedMap):
 
 
 def total_bias(parameters: Parameters) -> Tensor | None:
-    """bias_ih + bias_hh, ``(M, G)``, for cells that only ever see their sum."""
+    """bias_ih + bias_hh, ``(M, G)``, for cells that only ever see their sum.
+
+    Example:
+        >>> unbiased = torch.nn.RNN(3, 4, bias=False)
+        >>> total_bias(Parameters([unbiased], torch.device("cpu"), "_l0")) is None
+        True
+    """
     first, second = parameters.get("bias_ih"), parameters.get("bias_hh")
     return None if first is None or second is None else first + second
 
 
 class OrthogonalMap(VanillaMap):
-    """h' = φ(W x + exp(A) h + b) with A skew (`ExponentialRNN`): the determinant is that of φ'."""
+    """h' = φ(W x + exp(A) h + b) with A skew (`ExponentialRNN`): the determinant is that of φ'.
+
+    Example:
+        >>> layer = OrthogonalMap(Parameters([cells.ExponentialRNN(3, 4)], torch.device("cpu")))
+        >>> layer.state_size
+        4
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         super().__init__(parameters)
@@ -205,6 +239,11 @@ class AntisymmetricMap(MixedMap):
     """h' = h + ε z tanh(A h + aₙ) with A = W − Wᵀ − γ I and z = 1 or σ(A h + a_z).
 
     J = I + ε diag(z tanh' + tanh z') A.
+
+    Example:
+        >>> parameters = Parameters([cells.AntisymmetricRNN(3, 4)], torch.device("cpu"))
+        >>> AntisymmetricMap(parameters).state_size
+        4
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -239,7 +278,13 @@ class AntisymmetricMap(MixedMap):
 
 
 class LipschitzMap(MixedMap):
-    """h' = h + ε (A h + tanh(W h + U x + b)): J = (I + ε A) + ε diag(tanh') W."""
+    """h' = h + ε (A h + tanh(W h + U x + b)): J = (I + ε A) + ε diag(tanh') W.
+
+    Example:
+        >>> layer = LipschitzMap(Parameters([cells.LipschitzRNN(3, 4)], torch.device("cpu")))
+        >>> layer.state_size
+        4
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         cell = parameters.first

@@ -22,7 +22,13 @@ from optuna_aelle.lyapunov.maps.mixed import mix
 
 
 class CoRNNMap(RecurrentMap):
-    """z' = z + Δt (tanh(W y + V z + a) − γ y − ε z), y' = y + Δt z'; the state is (y, z)."""
+    """z' = z + Δt (tanh(W y + V z + a) − γ y − ε z), y' = y + Δt z'; the state is (y, z).
+
+    Example:
+        >>> layer = CoRNNMap(Parameters([cells.CoRNN(3, 4)], torch.device("cpu")))
+        >>> layer.state_size
+        8
+    """
 
     narrow_share = 0.25
 
@@ -64,6 +70,11 @@ class LEMMap(RecurrentMap):
     """z' = (1 − s) z + s tanh(W_z y + a_z), y' = (1 − r) y + r tanh(W_y z' + a_y).
 
     s = Δt σ(W_1 y + a_1), r = Δt σ(W_2 y + a_2); the state is (y, z).
+
+    Example:
+        >>> layer = LEMMap(Parameters([cells.LEM(3, 4)], torch.device("cpu")))
+        >>> layer.state_size
+        8
     """
 
     narrow_share = 0.25
