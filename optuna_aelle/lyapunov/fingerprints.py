@@ -171,13 +171,15 @@ def _shortened(part: Part, doubts: dict[tuple[int, int], str]) -> tuple[Sequence
     n_steps = lengths[0]
     if min(lengths) < max(lengths):
         longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])[:_SEQUENCES]
+        # Rather one sequence than none.
+        longest = [i for i in longest if lengths[i] >= _LEAST_STEPS] or longest
         n_steps = lengths[longest[-1]]
         values = values[:, longest]
     if n_steps < _LEAST_STEPS:
         raise ValueError(
             f"Expected at least {_LEAST_STEPS} steps, got {_as_read(part, n_steps, len(lengths))}."
         )
-    if n_steps < min(_FEW_STEPS, len(lengths)) and not part.by_steps:
+    if n_steps < min(_FEW_STEPS, len(lengths)) and _two_ways(part) is not None:
         # One warning for all networks that read the same.
         doubt = f"The probe has {_as_read(part, n_steps, len(lengths))}."
         doubts.setdefault((n_steps, len(lengths)), doubt)
@@ -191,15 +193,24 @@ def _as_read(part: Part, n_steps: int, batch: int) -> str:
     read = f"{_count(n_steps, 'step')} of {_count(batch, 'sequence')}"
     if part.by_steps:
         return f"{read}: so often was the module called. Pass longer inputs"
-    if not isinstance(part.inputs, Tensor) or part.inputs.dim() != 3:
+    shape = _two_ways(part)
+    if shape is None:
         return f"{read}. Pass longer inputs"
     batch_first = batch_axis(part.recurrent) == 0
     form = "(B, T, D)" if batch_first else "(T, B, D)"
     return (
-        f"shape {tuple(part.inputs.shape)}, read as {form}: {read}. If it is "
+        f"shape {shape}, read as {form}: {read}. If it is "
         f"{_count(batch, 'step')} of {_count(n_steps, 'sequence')}, transpose it or build the "
         f"module with batch_first={not batch_first}; otherwise pass longer inputs"
     )
+
+
+def _two_ways(part: Part) -> tuple[int, ...] | None:
+    """The shape of inputs whose steps and sequences may be mistaken for each other, or None."""
+    inputs = part.inputs
+    if part.by_steps or not isinstance(inputs, Tensor) or inputs.dim() != 3:
+        return None
+    return tuple(inputs.shape)
 
 
 def _count(number: int, what: str) -> str:

@@ -62,7 +62,12 @@ def named(error: Exception, name: str) -> Exception:
         >>> named(ValueError("too short"), "models[1]")
         ValueError('models[1]: too short')
     """
-    return type(error)(f"{name}: {error}") if name else error
+    if not name:
+        return error
+    # Not the type itself: errors of others may be made of more than a message.
+    kinds = (FloatingPointError, TypeError, ValueError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
+    return kind(f"{name}: {error}")
 
 
 def run_tasks(
@@ -101,6 +106,8 @@ def run_tasks(
                     raise named(error, equals[0].name) from error
                 # One by one, for an error that names the network that it is about.
                 found = [run_tasks([task], initial_state, generator)[0] for task in equals]
+            except ValueError as error:
+                raise named(error, equals[0].name) from error
             spectra |= zip(part, found, strict=True)
     return [spectra[i] for i in range(len(tasks))]
 

@@ -394,6 +394,16 @@ def test_of_packed_sequences_the_longest_count() -> None:
     assert_same(found, spectral_fingerprint(gru, inputs[:, [1, 5]]))
 
 
+def test_packed_sequences_have_one_reading_and_the_long_ones_suffice() -> None:
+    gru, inputs = nn.GRU(1, 4), noise(30, 40, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        many = pack_padded_sequence(inputs[:12], torch.full((40,), 12))
+        assert spectral_fingerprint(gru, many).n_steps == 9
+    one = pack_padded_sequence(inputs[:, :2], torch.tensor([30, 4]))
+    assert_same(spectral_fingerprint(gru, one), spectral_fingerprint(gru, inputs[:, :1]))
+
+
 def test_many_fingerprints_are_those_of_each() -> None:
     networks: list[Any] = [
         nn.GRU(1, 8, batch_first=True),
@@ -440,6 +450,8 @@ def test_what_is_wrong_with_one_fingerprint_is_said() -> None:
         spectral_fingerprints([good, good], [inputs, inputs[:5]])
     with pytest.raises(TypeError, match=r"models\[1\]: .*numpy array"):
         spectral_fingerprints([good, good], [inputs, inputs.numpy()])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"models\[1\]: Expected a direction"):
+        spectral_fingerprints([good, nn.GRU(1, 4, bidirectional=True)], inputs)
     wild = nn.RNN(1, 4, nonlinearity="relu")
     with torch.no_grad():
         wild.weight_hh_l0.fill_(1e30)
