@@ -15,7 +15,7 @@ class AeLLEWarning(UserWarning):
 
     Example:
         >>> import warnings
-        >>> warnings.simplefilter("error", AeLLEWarning)  # an error instead  # doctest: +SKIP
+        >>> warnings.simplefilter("error", AeLLEWarning)  # an error instead
     """
 
 

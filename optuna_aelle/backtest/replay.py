@@ -110,8 +110,8 @@ def replay(
         ValueError: ``n_trials`` is more than there are, or another argument is out of range.
 
     Example:
-        >>> recorded = RecordedTrials.from_study(study)  # doctest: +SKIP
-        >>> replay(recorded, {"median": MedianPruner, "mine": MyPruner})  # doctest: +SKIP
+        >>> recorded = RecordedTrials.from_study(study)
+        >>> replay(recorded, {"median": MedianPruner, "mine": MyPruner})
     """
     available = _replayable(recorded)
     if n_trials is None:

@@ -102,7 +102,7 @@ class AeLLEPruner(BasePruner):
         ValueError: An argument is out of range. Also from `prune`, in a multi-objective study.
 
     Example:
-        >>> study = optuna.create_study(pruner=AeLLEPruner())  # doctest: +SKIP
+        >>> study = optuna.create_study(pruner=AeLLEPruner())
     """
 
     def __init__(

@@ -62,8 +62,8 @@ class Verdict:
         forecast: What decided, where ``by`` is `AELLE`.
 
     Example:
-        >>> print(decode_verdict(study.trials[7]).sentence())  # doctest: +SKIP
-        step 3: SuccessiveHalvingPruner, rung 1: 0.61 is place 9 of 15; 0.55 would have gone on
+        >>> print(decode_verdict(study.trials[7]).sentence())
+        step ...: SuccessiveHalvingPruner, rung ...: ... is place ...; ... would have gone on
     """
 
     by: str

@@ -13,7 +13,18 @@ from optuna.trial import TrialState
 
 
 class WrappingSampler(BaseSampler):
-    """Hands everything to ``base``; subclasses change what they are for."""
+    """Hands everything to ``base``; subclasses change what they are for.
+
+    Args:
+        base: Any sampler.
+
+    Example:
+        >>> class Announced(WrappingSampler):
+        ...     def before_trial(self, study, trial):
+        ...         print("trial", trial.number)
+        ...         super().before_trial(study, trial)
+        >>> sampler = Announced(optuna.samplers.RandomSampler())
+    """
 
     def __init__(self, base: BaseSampler) -> None:
         self._base = base

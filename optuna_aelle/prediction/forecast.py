@@ -91,8 +91,8 @@ class Forecast:
         spoke: The groups of features that explain at least a tenth of it.
 
     Example:
-        >>> forecast = predictor.forecast(trial, step=3)  # doctest: +SKIP
-        >>> forecast.value, forecast.interval, forecast.chance  # doctest: +SKIP
+        >>> forecast = predictor.forecast(study.trials[0], step=-1)
+        >>> forecast.value, forecast.interval, forecast.chance
     """
 
     step: int

@@ -54,8 +54,8 @@ class PerformancePredictor:
 
     Example:
         >>> predictor = PerformancePredictor(direction="maximize")
-        >>> fitted = predictor.fit(study.trials)  # doctest: +SKIP
-        >>> mean, std = fitted.predict(study.trials, step=3)  # doctest: +SKIP
+        >>> fitted = predictor.fit(study.trials)
+        >>> mean, std = fitted.predict(study.trials, step=3)
     """
 
     def __init__(

@@ -121,7 +121,7 @@ def decode_spectra(trial: AnyTrial) -> dict[int, FloatArray]:
     without its curve) is left out; the first two with one warning.
 
     Example:
-        >>> decode_spectra(study.best_trial)[-1].shape  # doctest: +SKIP
+        >>> decode_spectra(study.best_trial)[-1].shape
         (32,)
     """
     return {step: _exponents(payload) for step, payload in spectrum_payloads(trial).items()}
@@ -164,7 +164,7 @@ def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> 
         ValueError: ``step`` is no whole number from −1 on.
 
     Example:
-        >>> report_spectrum(trial, lyapunov_spectrum(rnn, x), step=epoch)  # doctest: +SKIP
+        >>> report_spectrum(trial, lyapunov_spectrum(rnn, x), step=epoch)
     """
     check_step(step)
     try:

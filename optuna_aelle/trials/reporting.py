@@ -53,7 +53,7 @@ def report_network(
         The spectrum, or None where there is none.
 
     Example:
-        >>> report_network(trial, rnn, probe_inputs, step=-1)  # doctest: +SKIP
+        >>> report_network(trial, rnn, probe_inputs, step=-1)
     """
     from optuna_aelle.lyapunov import spectral_fingerprint
 

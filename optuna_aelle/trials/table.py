@@ -56,8 +56,8 @@ class RecordedTrials:
         ValueError: No trial has finished, one has reported nothing, or lengths differ.
 
     Example:
-        >>> recorded = RecordedTrials.from_study(study)  # doctest: +SKIP
-        >>> recorded.save("mine.npz")  # doctest: +SKIP
+        >>> recorded = RecordedTrials.from_study(study)
+        >>> recorded.save("mine.npz")
     """
 
     name: str
