@@ -20,7 +20,7 @@ from torch import Tensor
 from torch import nn
 
 from optuna_aelle.lyapunov.groups import Task
-from optuna_aelle.lyapunov.groups import named
+from optuna_aelle.lyapunov.groups import about
 from optuna_aelle.lyapunov.groups import run_tasks
 from optuna_aelle.lyapunov.inputs import Inputs
 from optuna_aelle.lyapunov.inputs import check_tensor
@@ -177,11 +177,9 @@ def lyapunov_spectra(
     ):
         started = time.perf_counter()
         name = f"models[{i}]" if len(models) > 1 else ""
-        try:
+        with about(name):
             recurrent = find_recurrent(model)
             sequences = read_inputs(recurrent, given, lengths, warmup)
-        except (TypeError, ValueError) as error:
-            raise named(error, name) from error
         seconds = time.perf_counter() - started
         tasks.append(Task(recurrent, sequences, given, settings, name, seconds))
     return run_tasks(tasks, initial_state, generator)

@@ -20,7 +20,7 @@ from torch import nn
 from optuna_aelle.lyapunov.capture import Part
 from optuna_aelle.lyapunov.capture import parts_of
 from optuna_aelle.lyapunov.groups import Task
-from optuna_aelle.lyapunov.groups import named
+from optuna_aelle.lyapunov.groups import about
 from optuna_aelle.lyapunov.groups import run_tasks
 from optuna_aelle.lyapunov.inputs import Inputs
 from optuna_aelle.lyapunov.inputs import Sequences
@@ -128,15 +128,14 @@ def spectral_fingerprints(
     ):
         name = f"models[{i}]" if len(models) > 1 else ""
         started = time.perf_counter()
-        parts = _parts_of(model, given, name)
+        with about(name):
+            parts = parts_of(model, given)
         some_bidirectional = any(_is_bidirectional(part) for part in parts)
         for part in parts:
             of_part = f"{name}.{part.name}".strip(".") if len(parts) > 1 or name else ""
             one_way = some_bidirectional and not _is_bidirectional(part)
-            try:
+            with about(of_part):
                 sequences, n_steps = _shortened(part, doubts)
-            except (TypeError, ValueError) as error:
-                raise named(error, of_part) from error
             settings = Settings(
                 k=k,
                 clip_k=True,
@@ -152,13 +151,6 @@ def spectral_fingerprints(
         warnings.warn(doubt, UserWarning, stacklevel=_frames_of_this_package())
     spectra = iter(run_tasks(tasks))
     return [union([next(spectra) for _ in range(count)], k) for count in n_parts]
-
-
-def _parts_of(model: object, given: Inputs, name: str) -> list[Part]:
-    try:
-        return parts_of(model, given)
-    except (TypeError, ValueError) as error:
-        raise named(error, name) from error
 
 
 def _is_bidirectional(part: Part) -> bool:

@@ -6,7 +6,9 @@ Notation as in `engine`: T steps, B sequences, D inputs.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
@@ -55,19 +57,25 @@ class Task:
     seconds: float = 0.0
 
 
-def named(error: Exception, name: str) -> Exception:
-    """``error`` with what it is about in front; as it is where there is no name.
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Put what an error is about in front of it; leave it as it is where there is no name.
 
     Example:
-        >>> named(ValueError("too short"), "models[1]")
-        ValueError('models[1]: too short')
+        >>> with about("models[1]"):
+        ...     raise ValueError("too short")
+        Traceback (most recent call last):
+        ValueError: models[1]: too short
     """
-    if not name:
-        return error
-    # Not the type itself: errors of others may be made of more than a message.
-    kinds = (FloatingPointError, TypeError, ValueError)
-    kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
-    return kind(f"{name}: {error}")
+    try:
+        yield
+    except (FloatingPointError, TypeError, ValueError) as error:
+        if not name:
+            raise
+        # Not the type itself: errors of others may be made of more than a message.
+        kinds = (FloatingPointError, TypeError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"{name}: {error}") from error
 
 
 def run_tasks(
@@ -84,38 +92,42 @@ def run_tasks(
         >>> [spectrum.exponents.shape for spectrum in run_tasks([task, task])]
         [(2, 4), (2, 4)]
     """
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, task in enumerate(tasks):
-        values, ends = task.sequences
-        key = (
-            signature(task.recurrent),
-            tuple(values.shape),
-            values.dtype,
-            ends,
-            task.settings,
-        )
-        groups.setdefault(key, []).append(i)
     spectra: dict[int, LyapunovSpectrum] = {}
-    for members in groups.values():
+    for members in _equals(tasks):
         for part in _split(members, tasks[members[0]]):
             equals = [tasks[i] for i in part]
             try:
-                found = _run_equals(equals, initial_state, generator)
-            except FloatingPointError as error:
-                if len(part) == 1:
-                    raise named(error, equals[0].name) from error
+                with about(equals[0].name if len(equals) == 1 else ""):
+                    found = _run_equals(equals, initial_state, generator)
+            except (FloatingPointError, ValueError):
+                if len(equals) == 1:
+                    raise
                 # One by one, for an error that names the network that it is about.
                 found = [run_tasks([task], initial_state, generator)[0] for task in equals]
-            except ValueError as error:
-                raise named(error, equals[0].name) from error
             spectra |= zip(part, found, strict=True)
     return [spectra[i] for i in range(len(tasks))]
+
+
+def _equals(tasks: Sequence[Task]) -> list[list[int]]:
+    """Which tasks differ in numbers only."""
+    if len(tasks) == 1:
+        return [[0]]
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, task in enumerate(tasks):
+        values, ends = task.sequences
+        key = (signature(task.recurrent), values.shape, values.dtype, ends, task.settings)
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
 
 
 def _split(members: list[int], first: Task) -> list[list[int]]:
     """Equal networks in batches that fit."""
     size = 1
-    if isinstance(first.recurrent, nn.Module) and first.settings.layers != "coupled":
+    if (
+        len(members) > 1
+        and isinstance(first.recurrent, nn.Module)
+        and first.settings.layers != "coupled"
+    ):
         parameters = list(first.recurrent.parameters())
         most = _MAX_PARAMETERS.get(parameters[0].device.type, _MAX_PARAMETERS["cpu"])
         size = max(1, most // sum(parameter.numel() for parameter in parameters))

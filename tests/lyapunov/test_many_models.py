@@ -168,6 +168,12 @@ def test_what_is_wrong_with_one_model_is_said() -> None:
         lyapunov_spectra([good, nn.GRU(3, H)], inputs)
 
 
+def test_the_error_of_a_single_network_is_as_it_is() -> None:
+    with pytest.raises(ValueError, match="^Shape mismatch") as caught:
+        lyapunov_spectra([nn.GRU(3, H)], torch.zeros(40, 1, D))
+    assert caught.value.__cause__ is None
+
+
 def test_an_error_names_the_network_that_it_is_about() -> None:
     networks = [gaussian_(nn.RNN(D, H, nonlinearity="relu"), gain) for gain in (0.5, 1e6, 0.5)]
     with pytest.raises(FloatingPointError, match=r"models\[1\]: .*overflowed"):
