@@ -22,6 +22,7 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -134,8 +135,10 @@ def verdict_of_pruner(
     rungs = [int(found[1]) for key in stored.system_attrs if (found := _RUNG.fullmatch(key))]
     key = f"completed_rung_{max(rungs, default=-1)}"
     rung = max(rungs, default=None)
-    if rung is not None and stored.system_attrs[key] == value:
-        # Those that reached the rung, as successive halving compared them.
+    halves = by == SuccessiveHalvingPruner.__name__
+    if halves and rung is not None and stored.system_attrs[key] == value:
+        # Those that reached the rung, as successive halving compared them; a bracket of Hyperband
+        # compares some of them only.
         peers = [t.system_attrs[key] for t in every_trial(study) if key in t.system_attrs]
     else:
         rung = None
