@@ -68,7 +68,7 @@ def fingerprint(setting: Setting) -> Row:
             }
         )
     return {
-        "exponents": 32,
+        "exponents": "all",
         "epoch": f"{_EPOCH_SEQUENCES} sequences of {_STEPS} steps in batches of {_BATCH}, Adam, a "
         f"linear head on the last state; measured on {n_batches} batches and scaled up",
         "rows": rows,
