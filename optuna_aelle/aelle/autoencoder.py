@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
@@ -108,7 +108,8 @@ def train(
     shapes = parameter_shapes(members, x.shape[1], hidden, latent)
     # Products this small lose by threads, up to fiftyfold where other processes share the cores;
     # OpenMP's limit holds for the calling thread alone, unlike torch.set_num_threads.
-    with threadpool_limits(1, user_api="openmp"), torch.no_grad():
+    pools = ThreadpoolController().select(user_api="openmp")
+    with pools.limit(limits=1), torch.no_grad():
         generator = torch.Generator(device="cpu").manual_seed(seed)
         inputs, targets, weights = (
             torch.tensor(array, dtype=torch.float32, device="cpu") for array in (x, y, seen)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -181,7 +186,8 @@ class AeLLESampler(WrappingSampler):
     ) -> int:
         """The number of the draw with the best predicted final value, 0 if none has a spectrum."""
         try:
-            spectra = [self._spectrum_fn(dict(draw.params)) for draw in draws]
+            with _random_states_kept():
+                spectra = [self._spectrum_fn(dict(draw.params)) for draw in draws]
             if all(spectrum is None for spectrum in spectra):
                 warn_once(
                     "spectrum_fn returned None",
@@ -205,6 +211,23 @@ class AeLLESampler(WrappingSampler):
                 error,
             )
             return 0
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Building candidates draws weights, of which the trainings of the study should not notice."""
+    torch: Any = sys.modules.get("torch")
+    forked = nullcontext()
+    if torch is not None:
+        # Asking for the devices would start CUDA where nobody has used it yet.
+        forked = torch.random.fork_rng(None if torch.cuda.is_initialized() else [])
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with forked:
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _warn_of_untold(study: Study, predictor: FittedPredictor) -> None:

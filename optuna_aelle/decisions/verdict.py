@@ -95,16 +95,17 @@ class Verdict:
 
 
 def _of_forecast(forecast: Forecast, risk: float | None) -> str:
-    low, high = forecast.percentile_interval
+    # What decided comes first: the dashboard cuts long lines off.
     if forecast.share is None:
-        bar = f"more than the best so far ({forecast.bar_value:.4g})"
+        bar = f"beat the best ({forecast.bar_value:.4g})"
     else:
-        bar = f"the best {forecast.share:.0%} (about {forecast.bar_value:.4g})"
-    limit = "" if risk is None else f", below {_percent(risk)}"
+        bar = f"reach the best {forecast.share:.0%} (about {forecast.bar_value:.4g})"
+    limit = "" if risk is None else f" (below {_percent(risk)})"
+    low, high = forecast.percentile_interval
     return (
-        f"AeLLE expects about {forecast.value:.4g}, ahead of {forecast.percentile:.0%} of the "
-        f"trials (80 %: {low:.0%} to {high:.0%}), and asks for {bar}: chance "
-        f"{_percent(forecast.chance)}{limit}; from {' + '.join(forecast.spoke) or 'the mean'}"
+        f"AeLLE gives a chance of {_percent(forecast.chance)}{limit} to {bar}; expected: about "
+        f"{forecast.value:.4g}, ahead of {forecast.percentile:.0%} of the trials (80 %: {low:.0%} "
+        f"to {high:.0%}); from {' + '.join(forecast.spoke) or 'the mean'}"
     )
 
 

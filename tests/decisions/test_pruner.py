@@ -87,7 +87,7 @@ def test_every_prune_leaves_its_reason(storage: BaseStorage) -> None:
         assert forecast.chance < verdict.risk == 0.05
         # One scale: with so small a chance, the bar lies beyond the interval.
         assert forecast.percentile_interval[1] < 0.8
-        assert verdict.sentence().startswith("before training: AeLLE expects about ")
+        assert verdict.sentence().startswith("before training: AeLLE gives a chance of ")
         assert verdict.sentence().endswith("spectrum")
     for verdict in by_halving:
         assert verdict.value is not None
@@ -247,7 +247,7 @@ def test_a_broken_predictor_leaves_the_decision_to_the_wrapped_pruner(
     def broken(*args: Any) -> Any:
         raise np.linalg.LinAlgError("singular")
 
-    monkeypatch.setattr("optuna_aelle.prediction.predictor.fit_evidence", broken)
+    monkeypatch.setattr("optuna_aelle.prediction.fitted.fit_evidence", broken)
     study, plain = study_with(AeLLEPruner(calibration_interval=0)), study_with(sha())
     with pytest.warns(AeLLEWarning, match="predictor failed.*singular") as caught:
         run_synthetic(study, 40)

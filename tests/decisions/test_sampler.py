@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.samplers import RandomSampler
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
@@ -276,3 +278,30 @@ def test_trials_that_never_told_their_untrained_spectrum_are_told_once() -> None
     with pytest.warns(AeLLEWarning, match="None of the 12 .* 'untold' .*step=-1") as caught:
         study.optimize(without, n_trials=30)
     assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
+
+
+def test_building_candidates_leaves_the_random_states_alone() -> None:
+    def states() -> list[Any]:
+        return [
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        ]
+
+    seen: list[bool] = []
+
+    def drawing(params: dict[str, Any]) -> Any:
+        random.random()
+        np.random.rand(3)
+        return spectrum_fn(params) - 1e-6 * float(torch.rand(()))
+
+    class Watched(AeLLESampler):
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            before = states()
+            params = super().sample_relative(study, trial, search_space)
+            seen.append(states() == before)
+            return params
+
+    run(Watched(drawing, TPESampler(multivariate=True, constant_liar=False, seed=0)), 30)
+    assert seen
+    assert all(seen)
