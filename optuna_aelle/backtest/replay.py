@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from typing import Literal
 
@@ -26,11 +29,14 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from tqdm import tqdm
 
+from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.backtest.outcomes import ReplayedStudy
 from optuna_aelle.backtest.outcomes import mean_step_seconds
 from optuna_aelle.backtest.outcomes import measure
 from optuna_aelle.backtest.streams import RecordedStream
+from optuna_aelle.decisions.wrapping import asks_before_training
+from optuna_aelle.decisions.wrapping import reads_of
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import spectrum_payloads
@@ -132,9 +138,12 @@ def replay(
             raise ValueError("order='recorded' tries the trials as numbered: pass no sampler.")
         n_repeats = 1
     rows = []
-    with tqdm(
-        total=n_repeats * len(pruners), desc=recorded.name, disable=not show_progress_bar
-    ) as bar:
+    with (
+        _told_once(recorded),
+        tqdm(
+            total=n_repeats * len(pruners), desc=recorded.name, disable=not show_progress_bar
+        ) as bar,
+    ):
         for repeat in range(n_repeats):
             indices, study_name = list(available), recorded.name
             if order == "random":
@@ -222,23 +231,23 @@ def replay_study(
     return replayed
 
 
+@contextmanager
+def _told_once(recorded: RecordedTrials) -> Iterator[None]:
+    """A table without spectra is no study whose objective forgot them, in each of its repeats."""
+    with warnings.catch_warnings():
+        if not any(spectrum_payloads(trial) for trial in recorded.trials):
+            message = "None of the .* ended trials"
+            warnings.filterwarnings("ignore", message, AeLLEWarning)
+        yield
+
+
 def _draw_seed(seed: int, repeat: int) -> int:
     return int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
 
 
 def _reads(pruner: BasePruner, proposer: BaseSampler | None = None) -> frozenset[str]:
-    """What a pruner, the one that it wraps and a sampler ask for besides reported values."""
-    own = frozenset(getattr(pruner, "reads", ())) | frozenset(getattr(proposer, "reads", ()))
-    wrapped = getattr(pruner, "_wrapped_pruner", None)
-    return own | _reads(wrapped) if isinstance(wrapped, BasePruner) else own
-
-
-def asks_before_training(pruner: BasePruner) -> bool:
-    """Whether a pruner, or one that it wraps, decides before the first report, too."""
-    if getattr(pruner, "asks_before_training", False):
-        return True
-    wrapped = getattr(pruner, "_wrapped_pruner", None)
-    return isinstance(wrapped, BasePruner) and asks_before_training(wrapped)
+    """What a pruner, those that it wraps and a sampler ask for besides reported values."""
+    return reads_of(pruner) | frozenset(getattr(proposer, "reads", ()))
 
 
 @functools.cache
@@ -262,10 +271,10 @@ def _replay_trial(
     """One trial; its final value, or None where it was pruned."""
     source = recorded.trials[index]
     payloads = spectrum_payloads(source) if SPECTRA in reads else {}
-    # Of the untrained network most pruners have nothing to say, and some of no report at all.
-    before = UNTRAINED_STEP in payloads or asks_before_training(trial.study.pruner)
     if spectrum_steps is not None:
         payloads = {step: x for step, x in payloads.items() if step in spectrum_steps}
+    # Of the untrained network most pruners have nothing to say, and some of no report at all.
+    before = UNTRAINED_STEP in payloads or asks_before_training(trial.study.pruner)
     curves = {name: recorded.curves[name][index] for name in recorded.curves if name in reads}
     columns = {step: i for i, step in enumerate(recorded.steps)} if curves else {}
     replayed.steps.append(0)

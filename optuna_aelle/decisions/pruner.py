@@ -40,9 +40,12 @@ from optuna_aelle.decisions.verdict import Verdict
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.decisions.verdict import encode_verdict
 from optuna_aelle.decisions.verdict import verdict_of_pruner
+from optuna_aelle.decisions.wrapping import reads_of
+from optuna_aelle.decisions.wrapping import reduction_factor_of
 from optuna_aelle.prediction.cache import fitted_predictor
 from optuna_aelle.prediction.cache import lessons_of
 from optuna_aelle.prediction.curves import reports
+from optuna_aelle.prediction.curves import values_of_peers
 from optuna_aelle.prediction.fitted import MIN_LESSONS
 from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.forecast import Forecast
@@ -133,7 +136,7 @@ class AeLLEPruner(BasePruner):
                 f"calibration_interval must be nonnegative, but got {calibration_interval}."
             )
         PerformancePredictor(features)  # checks them
-        self._wrapped = wrapped_pruner
+        self._wrapped_pruner = wrapped_pruner
         self._n_startup_trials = n_startup_trials
         self._n_warmup_steps = n_warmup_steps
         self._risk = risk
@@ -146,7 +149,7 @@ class AeLLEPruner(BasePruner):
     def reads(self) -> frozenset[str]:
         """What `replay` must give and charge this pruner for besides reported values."""
         own = frozenset({"spectra"} if self._reads_spectra else ())
-        return own | frozenset(getattr(self._wrapped, "reads", ()))
+        return own if self._wrapped_pruner is None else own | reads_of(self._wrapped_pruner)
 
     @property
     def asks_before_training(self) -> bool:
@@ -170,8 +173,9 @@ class AeLLEPruner(BasePruner):
         if known is not None and known.step == _step(trial):
             return True
         if known is None and stored.user_attrs.get(DECISION_KEY) is not None:
-            # Nobody should read why a failed attempt was pruned on the retry that inherited it.
-            self._write(study, trial, user={DECISION_KEY: None})
+            # Nobody should read why a failed attempt was pruned on the retry that inherited it, or
+            # what was expected of it.
+            self._write(study, trial, user={DECISION_KEY: None, PREDICTED_FINAL_KEY: None})
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
         verdict: Verdict | None
         if self._wrapped_prunes(study, trial):
@@ -190,11 +194,11 @@ class AeLLEPruner(BasePruner):
 
     @property
     def _wrapped_name(self) -> str:
-        return type(self._wrapped or SuccessiveHalvingPruner()).__name__
+        return type(self._wrapped_pruner or SuccessiveHalvingPruner()).__name__
 
     def _wrapped_prunes(self, study: Study, trial: FrozenTrial) -> bool:
         try:
-            wrapped = self._wrapped
+            wrapped = self._wrapped_pruner
             if wrapped is None:
                 # Its rungs count steps; the first is to be one report, however steps are spaced.
                 spacing = report_spacing([*every_trial(study), trial])
@@ -213,8 +217,8 @@ class AeLLEPruner(BasePruner):
 
     def _verdict_of_wrapped(self, study: Study, trial: FrozenTrial) -> Verdict:
         reduction_factor: int | None = _REDUCTION_FACTOR
-        if self._wrapped is not None:
-            reduction_factor = getattr(self._wrapped, "_reduction_factor", None)
+        if self._wrapped_pruner is not None:
+            reduction_factor = reduction_factor_of(self._wrapped_pruner)
         try:
             return verdict_of_pruner(study, trial, self._wrapped_name, reduction_factor)
         except Exception:  # a storage hiccup must not undo a decision
@@ -311,16 +315,11 @@ class AeLLEPruner(BasePruner):
 
     def _in_rung_floor(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial stands in the top third of all that have reported as often."""
-        n_reports = len(trial.intermediate_values)
-        if n_reports == 0:
+        if not trial.intermediate_values:
             return False
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         own = sign * reports(trial)[-1]
-        peers = [
-            sign * reports(other)[n_reports - 1]
-            for other in every_trial(study)
-            if len(other.intermediate_values) >= n_reports and other.number != trial.number
-        ]
+        peers = [sign * value for value in values_of_peers(every_trial(study), trial)]
         better = sum(value > own for value in peers)
         return better < max(int((len(peers) + 1) * _RUNG_FLOOR), 1)
 
@@ -370,7 +369,7 @@ def _step(trial: FrozenTrial) -> int:
 def _only_failures_before(study: Study, trial: FrozenTrial) -> bool:
     """What failed trials had reported is no bar for the first one that may succeed."""
     return all(
-        other.state == TrialState.FAIL or other.number == trial.number
+        other.state in (TrialState.FAIL, TrialState.WAITING) or other.number == trial.number
         for other in every_trial(study)
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -161,8 +162,7 @@ class AeLLESampler(WrappingSampler):
             if predictor is None or predictor.n_lessons(UNTRAINED_STEP) < MIN_LESSONS + 2:
                 return None
             _warn_of_untold(study, predictor)
-            skilled = predictor.skill(UNTRAINED_STEP).lower_bound > 0.0
-            return predictor if skilled else None
+            return predictor if predictor.skill(UNTRAINED_STEP).speaks else None
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             self._warn(error)
             return None
@@ -184,10 +184,14 @@ class AeLLESampler(WrappingSampler):
         space: Mapping[str, BaseDistribution],
         number: int,
     ) -> int:
-        """The number of the draw with the best predicted final value, 0 if none has a spectrum."""
-        try:
-            with _random_states_kept():
-                spectra = [self._spectrum_fn(dict(draw.params)) for draw in draws]
+        """The draw with the best predicted final value, 0 if none has a spectrum."""
+        branches = Branches(predictor.lessons)
+        spectra = [self._spectrum(dict(draw.params), number) for draw in draws]
+        candidates = [
+            _candidate(draw.params, space, branches, spectrum or {})
+            for draw, spectrum in zip(draws, spectra, strict=True)
+        ]
+        if not any(spectra):
             if all(spectrum is None for spectrum in spectra):
                 warn_once(
                     "spectrum_fn returned None",
@@ -195,27 +199,46 @@ class AeLLESampler(WrappingSampler):
                     f"{number}: nothing can be ranked, and {type(self._base).__name__} draws "
                     "alone. Return what spectral_fingerprint(network, probe_inputs) gives.",
                 )
-                return 0
-            branches = Branches(predictor.lessons)
-            candidates = [
-                _candidate(draw.params, space, branches, spectrum)
-                for draw, spectrum in zip(draws, spectra, strict=True)
-            ]
-            means, _ = predictor.predict_standings(candidates, UNTRAINED_STEP)
-            return int(np.argmax(means))
-        except Exception as error:  # the user's function may fail on a rare configuration
+            return 0
+        means, _ = predictor.predict_standings(candidates, UNTRAINED_STEP)
+        return int(np.argmax(means))
+
+    def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:
+        """The attribute of a candidate's spectrum; None where the user's function has none.
+
+        Empty where it fails, as it may on a rare configuration.
+        """
+        try:
+            with _random_states_kept():
+                spectrum: Any = self._spectrum_fn(params)
+            if spectrum is None:
+                return None
+            return encode_spectrum(
+                getattr(spectrum, "exponents", spectrum),
+                UNTRAINED_STEP,
+                state_size=getattr(spectrum, "state_size", None),
+            )
+        except Exception as error:
             warn_once(
                 "spectrum_fn",
-                f"Candidates of trial {number} could not be ranked ({type(error).__name__}: "
-                f"{error}); the first one is taken.",
+                f"A candidate of trial {number} has no spectrum ({type(error).__name__}: "
+                f"{error}); it is ranked by its hyperparameters, and if no other has one either, "
+                "the first is taken.",
                 error,
             )
-            return 0
+            return {}
 
 
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
-    """Building candidates draws weights, of which the trainings of the study should not notice."""
+    """Building candidates draws weights, of which the trainings of the study should not notice.
+
+    The states are the process's. In a thread of its own a study trains networks beside this one:
+    putting the states back would make those draw the same numbers again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     torch: Any = sys.modules.get("torch")
     forked = nullcontext()
     if torch is not None:
@@ -275,22 +298,15 @@ def _candidate(
     params: Mapping[str, Any],
     space: Mapping[str, BaseDistribution],
     branches: Branches,
-    spectrum: Any,
+    spectrum: dict[str, Any],
 ) -> FrozenTrial:
     """What would be known of a candidate as a trial, with the parameters that it would have."""
     taken = branches.taken(params)
-    attributes = {}
-    if spectrum is not None:
-        attributes = encode_spectrum(
-            getattr(spectrum, "exponents", spectrum),
-            UNTRAINED_STEP,
-            state_size=getattr(spectrum, "state_size", None),
-        )
     return create_trial(
         state=TrialState.RUNNING,
         params={name: params[name] for name in taken},
         distributions={name: space[name] for name in taken},
-        system_attrs=attributes,
+        system_attrs=spectrum,
     )
 
 

@@ -1,16 +1,22 @@
 """Where the predictor speaks in a study, and why it is silent elsewhere.
 
-``aelle:predictor``, a user attribute of the study, holds one sentence for people::
+``aelle:speech:{step}``, a system attribute of the study, one key a step, is what the workers of a
+study share; ``aelle:speech:waits`` stands alone until something was learned::
 
-    before training: speaks (rank correlation 0.62 with how trials ended, from 41.2 lessons);
-    step 3: silent, its predictions rank trials at 0.41, the reported value alone at 0.55
+    {"says": "speaks (rank correlation 0.62 with how 41 trials ended)", "lessons": 41}
 
-It changes when the predictor is fitted again, so it is written seldom.
+``aelle:predictor``, a user attribute, is the sentence for people that is made from them::
+
+    before training: speaks (rank correlation 0.62 with how 41 trials ended); step 3: silent, the
+    reported value alone ranks trials at 0.55, its predictions at 0.41
+
+Both change when the predictor is fitted again, so they are written seldom.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,17 +29,33 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
-from optuna_aelle.trials.storage import study_attribute
 from optuna_aelle.trials.storage import study_identity
+from optuna_aelle.trials.storage import study_system_attributes
 from optuna_aelle.trials.storage import write_study_attribute
+from optuna_aelle.trials.storage import write_study_system_attribute
 
 PREDICTOR_KEY = "aelle:predictor"
+_PREFIX = "aelle:speech:"
+_WAITS = "waits"
+# A sentence for people; studies whose steps are batches may ask at hundreds of steps.
+_MAX_MOMENTS = 8
 
 
 def predictor_status(study: Study) -> str | None:
     """Where the predictor speaks and why it is silent elsewhere; None where it was never asked."""
-    status = study_attribute(study, PREDICTOR_KEY)
-    return status if isinstance(status, str) else None
+    said: dict[int, str] = {}
+    waits: str | None = None
+    for key, payload in study_system_attributes(study).items():
+        name = key.removeprefix(_PREFIX)
+        if name == key or not isinstance(payload, Mapping):
+            continue
+        if name == _WAITS:
+            waits = str(payload["says"])
+        else:
+            said[int(name)] = str(payload["says"])
+    moments = sorted(said)
+    shown = [*moments[:1], *moments[1:][1 - _MAX_MOMENTS :]]
+    return "; ".join(f"{_moment(step)}: {said[step]}" for step in shown) or waits
 
 
 class SpeechRecord:
@@ -41,57 +63,58 @@ class SpeechRecord:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_study: WeakKeyDictionary[BaseStorage, dict[int, dict[int, str]]]
-        self._by_study = WeakKeyDictionary()
+        self._written: WeakKeyDictionary[BaseStorage, dict[tuple[int, str], str]]
+        self._written = WeakKeyDictionary()
 
     def waits(self, study: Study, n: int, n_startup_trials: int) -> None:
         """There are too few ended trials to learn from, or all are alike."""
         if n < n_startup_trials:
-            why = f"waits until {n_startup_trials} trials have ended with a value"
+            says = f"waits until {n_startup_trials} trials have ended with a value"
         else:
-            why = f"silent, the {n} trials that have ended do not differ"
-        self._note(study, None, why)
+            says = f"silent, the {n} trials that have ended do not differ"
+        self._note(study, _WAITS, says, n)
 
     def lacks_lessons(self, study: Study, step: int, n: int, least: int) -> None:
         """Too few trials went past ``step``."""
-        self._note(study, step, f"silent, only {n} trials went further and it needs {least}")
+        says = f"silent, only {n} trials went further and it needs {least}"
+        self._note(study, str(step), says, n)
 
     def has_skill(self, study: Study, step: int, skill: Skill) -> None:
         """How well it predicts at ``step``, which decides whether it speaks."""
         ranks = f"rank correlation {skill.model:.2f} with how {skill.n:.0f} trials ended"
         if skill.speaks:
-            why = f"speaks ({ranks})"
+            says = f"speaks ({ranks})"
         elif skill.lower_bound <= 0.0:
-            why = f"silent, its predictions are not yet better than chance ({ranks})"
+            says = f"silent, its predictions are not yet better than chance ({ranks})"
         else:
-            why = (
+            says = (
                 f"silent, the reported value alone ranks trials at {skill.baseline:.2f}, its "
                 f"predictions at {skill.model:.2f}"
             )
-        self._note(study, step, why)
+        self._note(study, str(step), says, round(skill.n))
 
-    def _note(self, study: Study, step: int | None, why: str) -> None:
+    def _note(self, study: Study, name: str, says: str, n_lessons: int) -> None:
         storage, study_id = study_identity(study)
+        # One at a time: the sentence is to be that of the latest.
         with self._lock:
-            by_step = self._by_study.setdefault(storage, {}).setdefault(study_id, {})
-            key = UNTRAINED_STEP - 1 if step is None else step
-            if by_step.get(key) == why:
+            written = self._written.setdefault(storage, {})
+            if written.get((study_id, name)) == says:
                 return
-            # Once it has learned, it waits no more.
-            by_step.pop(UNTRAINED_STEP - 1, None)
-            by_step[key] = why
-            status = "; ".join(f"{_moment(s)}{text}" for s, text in sorted(by_step.items()))
-        try:
-            write_study_attribute(study, PREDICTOR_KEY, status)
-        except Exception as error:  # a storage hiccup must not stop a study
-            warn_once(
-                "study attribute not written",
-                f"'{PREDICTOR_KEY}' could not be stored ({type(error).__name__}: {error}).",
-                error,
-            )
+            try:
+                payload = {"says": says, "lessons": n_lessons}
+                write_study_system_attribute(study, f"{_PREFIX}{name}", payload)
+                write_study_attribute(study, PREDICTOR_KEY, predictor_status(study))
+            except Exception as error:  # a storage hiccup must not stop a study
+                warn_once(
+                    "study attribute not written",
+                    f"'{PREDICTOR_KEY}' could not be stored ({type(error).__name__}: {error}).",
+                    error,
+                )
+                return
+            written[study_id, name] = says
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}
+        return {"written": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
@@ -111,6 +134,4 @@ def warn_of_missing_spectra(study: Study, lessons: Sequence[FrozenTrial]) -> Non
 
 
 def _moment(step: int) -> str:
-    if step < UNTRAINED_STEP:
-        return ""
-    return "before training: " if step == UNTRAINED_STEP else f"step {step}: "
+    return "before training" if step == UNTRAINED_STEP else f"step {step}"

@@ -28,7 +28,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from optuna_aelle._warnings import warn_once
-from optuna_aelle.prediction.curves import reports
+from optuna_aelle.prediction.curves import values_of_peers
 from optuna_aelle.prediction.forecast import Forecast
 from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
@@ -143,12 +143,7 @@ def verdict_of_pruner(
         peers = [t.system_attrs[key] for t in every_trial(study) if key in t.system_attrs]
     else:
         rung = None
-        n_reports = len(trial.intermediate_values)
-        peers = [
-            reports(other)[n_reports - 1]
-            for other in every_trial(study)
-            if len(other.intermediate_values) >= n_reports and other.number != trial.number
-        ]
+        peers = values_of_peers(every_trial(study), trial)
         peers.append(value)
     bar = None
     if rung is not None and reduction_factor is not None:
@@ -175,13 +170,15 @@ def decode_verdict(trial: AnyTrial) -> Verdict | None:
     """Why a trial was stopped; None where it was not, or where only a failed attempt was."""
     stored = latest(trial)
     payload = None if stored is None else stored.system_attrs.get(VERDICT_KEY)
-    if not isinstance(payload, Mapping) or payload.get("trial") in failed_attempts(trial):
+    if stored is None or not isinstance(payload, Mapping):
+        return None
+    if payload.get("trial") in failed_attempts(stored):
         return None
     try:
         if payload["version"] > VERDICT_VERSION:
             raise ValueError(f"version {payload['version']}: upgrade optuna-aelle")
         step = int(payload["step"])
-        forecast = decode_forecasts(trial).get(step) if payload["by"] == AELLE else None
+        forecast = decode_forecasts(stored).get(step) if payload["by"] == AELLE else None
         names = ("value", "bar", "rank", "n_compared", "rung", "risk")
         return Verdict(
             str(payload["by"]),
@@ -193,5 +190,6 @@ def decode_verdict(trial: AnyTrial) -> Verdict | None:
         warn_once(
             "unreadable attribute",
             f"'{VERDICT_KEY}' cannot be read ({type(error).__name__}: {error}); it is left out.",
+            error,
         )
         return None

@@ -1,4 +1,4 @@
-"""A sampler around another one."""
+"""Samplers around others, and what pruners that are around others need."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -62,3 +63,30 @@ class WrappingSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         self._base.after_trial(study, trial, state, values)
+
+
+def wrapped_pruner(pruner: BasePruner) -> BasePruner | None:
+    """The pruner that another one is around: Optuna's `PatientPruner` and ours keep it so."""
+    inner = getattr(pruner, "_wrapped_pruner", None)
+    return inner if isinstance(inner, BasePruner) else None
+
+
+def reads_of(pruner: BasePruner) -> frozenset[str]:
+    """What a pruner, and those that it wraps, ask for besides reported values."""
+    own = frozenset(getattr(pruner, "reads", ()))
+    inner = wrapped_pruner(pruner)
+    return own if inner is None else own | reads_of(inner)
+
+
+def asks_before_training(pruner: BasePruner) -> bool:
+    """Whether a pruner, or one that it wraps, decides before the first report, too."""
+    if getattr(pruner, "asks_before_training", False):
+        return True
+    inner = wrapped_pruner(pruner)
+    return inner is not None and asks_before_training(inner)
+
+
+def reduction_factor_of(pruner: BasePruner) -> int | None:
+    """η of a pruner that halves; None for others."""
+    factor = getattr(pruner, "_reduction_factor", None)
+    return factor if isinstance(factor, int) else None

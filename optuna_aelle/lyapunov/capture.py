@@ -2,7 +2,8 @@
 
 A model embeds tokens, convolves, concatenates; its recurrent parts run along what comes out. So
 the model is run once, and what each of its outermost recurrent parts is called with is noted. The
-model is left as it was: modes, buffers, attributes, hooks, random state.
+model is left as it was: modes, buffers, attributes, hooks; what its own lists and dicts gain stays
+in them. So is the random state, but for networks that train in several threads at once.
 
 Notation as in `engine`: T steps, B sequences, D inputs.
 """
@@ -10,6 +11,7 @@ Notation as in `engine`: T steps, B sequences, D inputs.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -192,8 +194,8 @@ def _run(
     with (
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng(devices=[place.index for place in cuda]),
-        _uncompiled(),
+        _random_state_kept([place.index for place in cuda]),
+        _uncompiled,
         _as_it_was(runner),
     ):
         for module in runner.modules():
@@ -221,13 +223,46 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Compiling takes longer than the one run that is wanted."""
-    # Where this module is not loaded, nothing is compiled; loading it takes seconds.
-    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-        eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return eager
-    return nullcontext()
+def _random_state_kept(devices: list[int]) -> AbstractContextManager[Any]:
+    """Torch's random state as it was; it is the process's, and other threads may draw meanwhile.
+
+    In a thread of its own a network is run beside others in training: putting the state back would
+    make them draw the same numbers again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return nullcontext()
+    return torch.random.fork_rng(devices=devices)
+
+
+class _Uncompiled:
+    """Compiling takes longer than the one run that is wanted.
+
+    The stance is the process's: the first in sets it, the last out restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._eager: AbstractContextManager[Any] = nullcontext()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            # Where this module is not loaded, nothing is compiled; loading it takes seconds.
+            loaded = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+            if self._users == 1 and loaded:
+                self._eager = torch.compiler.set_stance("force_eager")
+                self._eager.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._eager.__exit__(None, None, None)
+                self._eager = nullcontext()
+
+
+_uncompiled = _Uncompiled()
 
 
 @contextmanager

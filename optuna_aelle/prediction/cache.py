@@ -22,6 +22,7 @@ from optuna_aelle.prediction.curves import is_lesson
 from optuna_aelle.prediction.fitted import FittedPredictor
 from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.predictor import PerformancePredictor
+from optuna_aelle.prediction.predictor import TooFewLessons
 from optuna_aelle.prediction.spectra import SpectrumRegressor
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import study_identity
@@ -74,7 +75,7 @@ def fitted_predictor(
             )
             try:
                 fits[key] = predictor.fit(lessons)
-            except ValueError:  # all alike
+            except TooFewLessons:
                 fits[key] = None
             while len(fits) > _MAX_FITS:
                 fits.popitem(last=False)

@@ -33,6 +33,16 @@ def reports(trial: FrozenTrial, step: float = math.inf) -> list[float]:
     return [value for s, value in sorted(trial.intermediate_values.items()) if s <= step]
 
 
+def values_of_peers(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> list[float]:
+    """What the other trials had reported when they had reported as often as ``trial`` has."""
+    n_reports = len(trial.intermediate_values)
+    return [
+        reports(other)[n_reports - 1]
+        for other in trials
+        if len(other.intermediate_values) >= n_reports > 0 and other.number != trial.number
+    ]
+
+
 def is_lesson(trial: FrozenTrial) -> bool:
     """Whether the trial has ended in a way that others can be compared with."""
     if trial.state == TrialState.COMPLETE:

@@ -34,6 +34,8 @@ from optuna_aelle.prediction.values import ValueMap
 FloatArray = npt.NDArray[np.float64]
 
 MIN_LESSONS = 4
+# Steps that are asked for between two fits, generously; each holds a matrix of all lessons.
+_MAX_MODELS = 32
 # A standing that is known less than this teaches nothing.
 LEAST_KNOWN = 0.05
 # A group that explains less than this share of the prediction has not spoken.
@@ -171,6 +173,8 @@ class FittedPredictor:
         with self._lock:
             if step not in self._models:
                 self._models[step] = self._fit_model(step)
+                if len(self._models) > _MAX_MODELS:
+                    del self._models[next(iter(self._models))]
             return self._models[step]
 
     def _fit_model(self, step: int) -> _Model:

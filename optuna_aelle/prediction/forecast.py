@@ -29,6 +29,7 @@ from optuna_aelle.trials.attributes import AnyTrial
 from optuna_aelle.trials.attributes import check_step
 from optuna_aelle.trials.attributes import failed_attempts
 from optuna_aelle.trials.attributes import read_payloads
+from optuna_aelle.trials.storage import latest
 
 Feature = Literal["curve", "params", "spectrum"]
 
@@ -145,7 +146,8 @@ def encode_forecast(trial: FrozenTrial, forecast: Forecast) -> dict[str, Any]:
 def decode_forecasts(trial: AnyTrial) -> dict[int, Forecast]:
     """What was expected of a trial, by step; not what a failed attempt left to it."""
 
-    inherited = failed_attempts(trial)
+    stored = latest(trial)
+    inherited = set() if stored is None else failed_attempts(stored)
 
     def read(payload: Mapping[str, Any]) -> Forecast | None:
         if payload.get("trial") in inherited:
@@ -167,7 +169,9 @@ def decode_forecasts(trial: AnyTrial) -> dict[int, Forecast]:
             spoke=tuple(payload["spoke"]),
         )
 
-    found = read_payloads(trial, FORECAST_PREFIX, FORECAST_VERSION, read)
+    found = read_payloads(
+        trial if stored is None else stored, FORECAST_PREFIX, FORECAST_VERSION, read
+    )
     return {
         step: replace(forecast, step=step)
         for step, forecast in found.items()

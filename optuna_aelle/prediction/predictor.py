@@ -39,6 +39,10 @@ FEATURES: tuple[Feature, ...] = ("curve", "params", "spectrum")
 _MAX_LESSONS = 300
 
 
+class TooFewLessons(ValueError):
+    """There is too little to learn from: wait for more trials to end."""
+
+
 class PerformancePredictor:
     """Predict final values of trials from curve, hyperparameters and spectrum.
 
@@ -86,19 +90,21 @@ class PerformancePredictor:
             What predicts; ``predict`` and ``forecast`` of this object ask the latest one.
 
         Raises:
-            ValueError: Fewer than 4 trials have ended with a value, or all with the same one.
+            TooFewLessons: Fewer than 4 trials have ended with a value, or all with the same one.
         """
         self._fitted = None
         sign = 1.0 if self.direction == "maximize" else -1.0
         lessons = _latest([trial for trial in trials if is_lesson(trial)], sign)
         if len(lessons) < MIN_LESSONS:
-            raise ValueError(
+            raise TooFewLessons(
                 f"Expected at least {MIN_LESSONS} trials that finished or were pruned with a "
                 f"finite value, got {len(lessons)} among {len(trials)}. Predict later."
             )
         scores, doubts = standings(lessons, sign)
         if np.ptp(scores) == 0.0:
-            raise ValueError("Expected trials that differ in their values, got equal ones only.")
+            raise TooFewLessons(
+                "Expected trials that differ in their values, got equal ones only."
+            )
         self._fitted = FittedPredictor(
             features=self.features,
             sign=sign,

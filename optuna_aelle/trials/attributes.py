@@ -174,13 +174,28 @@ def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> 
             state_size=getattr(spectrum, "state_size", None),
             seconds=getattr(spectrum, "seconds", None),
         )
-    except ValueError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         warn_once(
             "unusable spectrum",
             f"A spectrum of trial {trial.number} at step {step} is left out: {error}",
             error,
         )
         return
+    ((key, payload),) = attribute.items()
+    try:
+        _store_spectrum(trial, key, payload, step)
+    except Exception as error:  # a storage hiccup must not end an overnight training
+        warn_once(
+            "spectrum not stored",
+            f"The spectrum of trial {trial.number} at step {step} could not be stored "
+            f"({type(error).__name__}: {error}); the trial goes on without it.",
+            error,
+        )
+
+
+def _store_spectrum(
+    trial: optuna.trial.BaseTrial, key: str, payload: dict[str, Any], step: int
+) -> None:
     stored = latest(trial)
     if step in spectrum_payloads(trial if stored is None else stored):
         warn_once(
@@ -189,23 +204,14 @@ def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> 
             "ignored. Report each step once.",
         )
         return
-    ((key, payload),) = attribute.items()
     payload |= {"trial": trial.number, "after": None if stored is None else _last_report(stored)}
-    try:
-        if isinstance(trial, optuna.Trial):
-            write_system_attributes(trial.study, trial, {key: payload})
-        else:
-            # An `optuna.trial.FixedTrial` has nothing else.
-            trial.set_user_attr(key, payload)
-        if payload["exponents"][0] is not None:
-            trial.set_user_attr(LAMBDA_1_KEY, payload["exponents"][0])
-    except Exception as error:  # a storage hiccup must not end an overnight training
-        warn_once(
-            "spectrum not stored",
-            f"The spectrum of trial {trial.number} at step {step} could not be stored "
-            f"({type(error).__name__}: {error}); the trial goes on without it.",
-            error,
-        )
+    if isinstance(trial, optuna.Trial):
+        write_system_attributes(trial.study, trial, {key: payload})
+    else:
+        # An `optuna.trial.FixedTrial` has nothing else.
+        trial.set_user_attr(key, payload)
+    if payload["exponents"][0] is not None:
+        trial.set_user_attr(LAMBDA_1_KEY, payload["exponents"][0])
 
 
 def fit_seconds(trial: FrozenTrial) -> float:
@@ -249,10 +255,10 @@ def read_payloads(
     if stored is not None:
         attributes |= stored.system_attrs
     inherited = set() if stored is None else failed_attempts(stored)
+    payloads = {key: x for key, x in attributes.items() if key.startswith(prefix)}
+    keeps_curve = any(_shares_report(stored, payload) for payload in payloads.values())
     found: dict[int, _T] = {}
-    for key, payload in attributes.items():
-        if not key.startswith(prefix):
-            continue
+    for key, payload in payloads.items():
         try:
             step = int(key[len(prefix) :])
             if payload["version"] > version:
@@ -262,13 +268,18 @@ def read_payloads(
                     f"reads up to {version}; it is left out. Upgrade optuna-aelle.",
                 )
                 continue
-            if payload.get("trial") in inherited and not _shares_curve(stored, payload):
-                continue
+            if payload.get("trial") in inherited:
+                # Before the first report there was none to compare: with a later one that is
+                # shared, the curve is, and the network that it began with.
+                first = keeps_curve and payload.get("after", 0) is None
+                if not first and not _shares_report(stored, payload):
+                    continue
             found[step] = read(payload)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             warn_once(
                 "unreadable attribute",
                 f"'{key}' cannot be read ({type(error).__name__}: {error}); it is left out.",
+                error,
             )
     return dict(sorted(found.items()))
 
@@ -295,14 +306,15 @@ def _last_report(trial: FrozenTrial) -> list[Any] | None:
     return [trial.last_step, value if math.isfinite(value) else None]
 
 
-def _shares_curve(trial: FrozenTrial | None, payload: Mapping[str, Any]) -> bool:
-    """Whether a retry has the curve, too, that an inherited payload was written along with."""
-    if trial is None or not trial.intermediate_values or "after" not in payload:
+def _shares_report(trial: FrozenTrial | None, payload: Any) -> bool:
+    """Whether a trial has the report, too, that a payload was written after."""
+    after = payload.get("after") if isinstance(payload, Mapping) else None
+    if trial is None or after is None:
         return False
-    if payload["after"] is None:
-        return True
-    step, value = payload["after"]
+    step, value = after
     own = trial.intermediate_values.get(step)
-    if own is None or value is None or not math.isfinite(own):
-        return own is not None and value is None and not math.isfinite(own)
+    if own is None:
+        return False
+    if value is None or not math.isfinite(own):
+        return value is None and not math.isfinite(own)
     return math.isclose(own, value, rel_tol=1e-9)

@@ -68,6 +68,16 @@ def write_study_attribute(study: Study, key: str, value: Any) -> None:
     study._storage.set_study_user_attr(study._study_id, key, value)
 
 
+def study_system_attributes(study: Study) -> dict[str, Any]:
+    """What programs read of a study, by key."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def write_study_system_attribute(study: Study, key: str, value: Any) -> None:
+    """Write what programs read of a study."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
+
+
 def add_as_it_is(study: Study, trial: FrozenTrial) -> None:
     """As ``study.add_trial``, without its checks: Optuna lets values pass that it would refuse.
 

@@ -55,16 +55,18 @@ def write_table(recorded: RecordedTrials, path: str | os.PathLike[str]) -> None:
     values = np.array(
         [[t.intermediate_values.get(s, math.nan) for s in steps] for t in recorded.trials]
     )
-    spectrum_steps = sorted({s for t in recorded.trials for s in decode_spectra(t)})
+    decoded = [decode_spectra(trial) for trial in recorded.trials]
+    spectrum_steps = sorted({step for spectra in decoded for step in spectra})
+    columns = {step: column for column, step in enumerate(spectrum_steps)}
     spectra = np.full((len(recorded), len(spectrum_steps), FINGERPRINT_LENGTH), np.nan)
     costs = np.full(spectra.shape[:2], np.nan)
     state_sizes = np.zeros(spectra.shape[:2], dtype=np.int32)
     for row, trial in enumerate(recorded.trials):
         for step, payload in spectrum_payloads(trial).items():
-            column = spectrum_steps.index(step)
-            spectra[row, column] = decode_spectra(trial)[step]
-            costs[row, column] = payload.get("seconds", math.nan)
-            state_sizes[row, column] = payload["n"]
+            at = row, columns[step]
+            spectra[at] = decoded[row][step]
+            costs[at] = payload.get("seconds", math.nan)
+            state_sizes[at] = payload["n"]
     metadata = {
         "format_version": FORMAT_VERSION,
         "name": recorded.name,

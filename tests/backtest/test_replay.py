@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 
@@ -22,12 +24,15 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle import AeLLEPruner
+from optuna_aelle import AeLLEWarning
 from optuna_aelle import RecordedTrials
 from optuna_aelle import decode_spectra
 from optuna_aelle import encode_spectrum
 from optuna_aelle import replay
 from optuna_aelle.backtest.outcomes import measure_outcome
 from optuna_aelle.backtest.replay import replay_study
+from optuna_aelle.decisions.wrapping import asks_before_training
+from optuna_aelle.decisions.wrapping import reads_of
 from tests.conftest import run_synthetic
 from tests.conftest import synthetic_spectrum
 
@@ -489,3 +494,24 @@ def test_a_pruner_that_reads_the_last_value_is_asked_after_the_first_report() ->
 
     frame = replay(made_table(n=6), {"over one": OverOne}, n_repeats=1)
     assert frame["n_trials"].tolist() == [6]
+
+
+def test_what_a_pruner_reads_is_found_behind_others() -> None:
+    class Reader(MedianPruner):
+        reads = frozenset({"train_loss"})
+        asks_before_training = True
+
+    wrapped = AeLLEPruner(optuna.pruners.PatientPruner(Reader(), 1), n_warmup_steps=5)
+    assert reads_of(wrapped) == {"spectra", "train_loss"}
+    assert not wrapped.asks_before_training
+    assert asks_before_training(wrapped)
+
+
+def test_a_table_without_spectra_is_told_of_no_forgotten_ones() -> None:
+    table = made_table(n=30)
+    bare = [copy.copy(trial) for trial in table.trials]
+    for trial in bare:
+        trial.system_attrs = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AeLLEWarning)
+        replay(dataclasses.replace(table, trials=tuple(bare)), {"ours": AeLLEPruner}, n_repeats=2)

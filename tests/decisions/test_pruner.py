@@ -23,11 +23,13 @@ from optuna_aelle import AeLLEWarning
 from optuna_aelle import report_network
 from optuna_aelle import report_spectrum
 from optuna_aelle.decisions.pruner import _is_rung
+from optuna_aelle.decisions.speech import SpeechRecord
 from optuna_aelle.decisions.speech import predictor_status
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.prediction.cache import _scheduled
+from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.trials.attributes import fit_seconds
 from tests.conftest import run_synthetic
@@ -271,7 +273,7 @@ def test_pickling_keeps_the_settings_and_drops_the_cache() -> None:
     run_synthetic(study, 30)
     twin = pickle.loads(pickle.dumps(pruner))
     assert twin._risk == 0.05
-    assert isinstance(twin._wrapped, MedianPruner)
+    assert isinstance(twin._wrapped_pruner, MedianPruner)
     other = study_with(twin)
     run_synthetic(other, 30)
     assert [t.state for t in other.trials] == [t.state for t in study.trials]
@@ -465,3 +467,30 @@ def test_every_cause_of_a_missing_spectrum_is_told(monkeypatch: pytest.MonkeyPat
             report_network(trial, torch.nn.GRU(1, 4), torch.zeros(64, 4, 1), step)
     said = [str(w.message) for w in caught if issubclass(w.category, AeLLEWarning)]
     assert [text.rpartition(": ")[2] for text in said] == ["shape (3, 4)", "weights are NaN"]
+
+
+def test_workers_do_not_erase_what_others_said_of_the_predictor(storage: BaseStorage) -> None:
+    study = optuna.create_study(storage=storage)
+    first, second = SpeechRecord(), SpeechRecord()
+    first.waits(study, 3, 12)
+    first.has_skill(study, -1, Skill(30.0, 0.8, 0.0))
+    first.lacks_lessons(study, 4, 2, 6)
+    second.has_skill(study, -1, Skill(30.0, 0.1, 0.0))
+    status = predictor_status(study)
+    assert status is not None
+    assert status.startswith("before training: silent, its predictions are not yet better than")
+    assert status.endswith("step 4: silent, only 2 trials went further and it needs 6")
+    assert study.user_attrs["aelle:predictor"] == status
+    for step in range(5, 100):
+        second.lacks_lessons(study, step, 1, 6)
+    assert predictor_status(study).count("step ") == 7  # type: ignore[union-attr]
+
+
+def test_an_enqueued_trial_is_no_trial_before() -> None:
+    study = study_with(AeLLEPruner())
+    for x in (0.1, 0.2):
+        study.enqueue_trial({"noise": x})
+    trial = study.ask()
+    for step in range(6):
+        trial.report(1.0, step)
+        assert not trial.should_prune()

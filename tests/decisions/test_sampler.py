@@ -85,7 +85,7 @@ def test_a_failing_spectrum_function_costs_one_warning() -> None:
     def failing(params: dict[str, Any]) -> Any:
         raise RuntimeError("no such cell")
 
-    with pytest.warns(AeLLEWarning, match="could not be ranked.*no such cell") as caught:
+    with pytest.warns(AeLLEWarning, match="has no spectrum.*no such cell") as caught:
         study = run(AeLLESampler(failing, seed=0))
     assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1
     assert all(t.state == TrialState.COMPLETE for t in study.trials)
@@ -305,3 +305,20 @@ def test_building_candidates_leaves_the_random_states_alone() -> None:
     run(Watched(drawing, TPESampler(multivariate=True, constant_liar=False, seed=0)), 30)
     assert seen
     assert all(seen)
+
+
+def test_a_candidate_that_fails_does_not_spoil_the_ranking_of_the_others() -> None:
+    def sometimes(params: dict[str, Any]) -> Any:
+        if params["a"] < 0.25:
+            raise FloatingPointError("the state overflowed")
+        return spectrum_fn(params)
+
+    base = RandomSampler(seed=0)
+    with pytest.warns(AeLLEWarning, match="has no spectrum.*overflowed"):
+        study = run(AeLLESampler(sometimes, base, n_candidates=8))
+    plain = run(RandomSampler(seed=0))
+
+    def late(of: optuna.Study) -> float:
+        return float(np.mean([t.value for t in of.trials[20:]]))
+
+    assert late(study) < 0.6 * late(plain)

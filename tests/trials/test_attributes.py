@@ -311,3 +311,33 @@ def test_an_objective_can_be_evaluated_again_outside_of_a_study(whole_network: b
     assert objective(optuna.trial.FixedTrial({"x": 0.5})) == 0.5
     with pytest.warns(AeLLEWarning, match="already has a spectrum"):
         assert objective(study.best_trial) == study.best_value
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_retry_from_scratch_does_not_adopt_another_network_s_beginning() -> None:
+    study = optuna.create_study()
+    failed = study.ask()
+    report_spectrum(failed, [-1.0, -2.0], step=-1)
+    failed.report(0.5, 0)
+    report_spectrum(failed, [-1.5, -2.5], step=1)
+    study.tell(failed, state=TrialState.FAIL)
+    optuna.storages.RetryFailedTrialCallback()(study, study.trials[0])
+    retried = study.ask()
+    retried.report(0.7, 0)
+    assert decode_spectra(study.trials[1]) == {}
+
+
+def test_what_cannot_be_stored_does_not_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = optuna.create_study().ask()
+
+    def hiccup(*_: Any) -> Any:
+        raise optuna.exceptions.StorageInternalError("database is locked")
+
+    monkeypatch.setattr(trial.study._storage, "get_trial", hiccup)
+    with pytest.warns(AeLLEWarning, match="could not be stored.*database is locked"):
+        report_spectrum(trial, [-1.0], step=0)
+    with pytest.warns(AeLLEWarning, match="is left out"):
+        report_spectrum(trial, torch.ones(3, requires_grad=True), step=1)
+    with pytest.warns(AeLLEWarning, match="is left out"):
+        report_spectrum(trial, object(), step=2)
