@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -509,3 +510,38 @@ def test_seconds_count_from_the_inputs_on(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(where, name, slow)
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
     assert lyapunov_spectrum(nn.GRU(1, 4), torch.zeros(30, 1, 1)).seconds >= 200.0
+
+
+def test_threads_that_fingerprint_side_by_side_leave_the_process_as_it_was() -> None:
+    """One goes in after the other, and comes out after it, too."""
+    import torch._dynamo
+
+    inside, out = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+    drawn: list[float] = []
+
+    class Slow(nn.Module):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+            self.rnn = nn.GRU(2, 3, batch_first=True)
+
+        def forward(self, x: Tensor) -> Any:
+            inside[self.number].set()
+            out[self.number].wait(30.0)
+            return self.rnn(x)
+
+    def fingerprint(number: int) -> None:
+        spectral_fingerprint(Slow(number), torch.zeros(2, 30, 2))
+
+    threads = [threading.Thread(target=fingerprint, args=(number,)) for number in range(2)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        assert inside[number].wait(30.0)
+    drawn.append(float(torch.rand(())))
+    for number, thread in enumerate(threads):
+        out[number].set()
+        thread.join()
+    # What others drew meanwhile is not drawn again.
+    drawn.append(float(torch.rand(())))
+    assert drawn[0] != drawn[1]
+    assert torch._dynamo.eval_frame._stance.stance == "default"
