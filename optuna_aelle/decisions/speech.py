@@ -39,6 +39,7 @@ _PREFIX = "aelle:speech:"
 _WAITS = "waits"
 # A sentence for people; studies whose steps are batches may ask at hundreds of steps.
 _MAX_MOMENTS = 8
+_TOO_FEW = "silent, too few trials went further"
 
 
 def predictor_status(study: Study) -> str | None:
@@ -54,8 +55,15 @@ def predictor_status(study: Study) -> str | None:
         else:
             said[int(name)] = str(payload["says"])
     moments = sorted(said)
-    shown = [*moments[:1], *moments[1:][1 - _MAX_MOMENTS :]]
-    return "; ".join(f"{_moment(step)}: {said[step]}" for step in shown) or waits
+    # The later the step, the fewer have gone further: what holds from there on is said once.
+    last = len(moments)
+    while last > 1 and said[moments[last - 1]].startswith(_TOO_FEW):
+        last -= 1
+    shown = [*moments[:1], *moments[1:last][1 - _MAX_MOMENTS :]]
+    parts = [f"{_moment(step)}: {said[step]}" for step in shown]
+    if last < len(moments):
+        parts.append(f"from {_moment(moments[last])} on: {said[moments[last]]}")
+    return "; ".join(parts) or waits
 
 
 class SpeechRecord:
@@ -76,7 +84,7 @@ class SpeechRecord:
 
     def lacks_lessons(self, study: Study, step: int, n: int, least: int) -> None:
         """Too few trials went past ``step``."""
-        says = f"silent, only {n} trials went further and it needs {least}"
+        says = f"{_TOO_FEW} ({n}, it needs {least})"
         self._note(study, str(step), says, n)
 
     def has_skill(self, study: Study, step: int, skill: Skill) -> None:

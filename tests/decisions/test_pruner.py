@@ -479,10 +479,13 @@ def test_workers_do_not_erase_what_others_said_of_the_predictor(storage: BaseSto
     status = predictor_status(study)
     assert status is not None
     assert status.startswith("before training: silent, its predictions are not yet better than")
-    assert status.endswith("step 4: silent, only 2 trials went further and it needs 6")
+    assert status.endswith("from step 4 on: silent, too few trials went further (2, it needs 6)")
     assert study.user_attrs["aelle:predictor"] == status
     for step in range(5, 100):
         second.lacks_lessons(study, step, 1, 6)
+    assert predictor_status(study) == status
+    for step in range(4, 100):
+        second.has_skill(study, step, Skill(30.0, 0.8, 0.9))
     assert predictor_status(study).count("step ") == 7  # type: ignore[union-attr]
 
 
