@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from optuna_aelle._warnings import forget_warnings
 from optuna_aelle.trials.attributes import encode_spectrum
+from optuna_aelle.trials.storage import write_study_system_attribute
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,12 @@ def run_synthetic(
 
     study.optimize(objective, n_trials=n_trials, n_jobs=n_jobs)
     return spent
+
+
+def say(study: optuna.Study, moments: dict[int, str]) -> None:
+    """Let the study hold what a pruner has said of its predictor at some steps."""
+    for step, says in moments.items():
+        write_study_system_attribute(study, f"aelle:speech:{step}", {"says": says, "lessons": 1})
 
 
 def made_trials(

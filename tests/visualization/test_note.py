@@ -7,11 +7,11 @@ from typing import Any
 import optuna
 import pytest
 
-from optuna_aelle.decisions.speech import PREDICTOR_KEY
 from optuna_aelle.visualization import save_dashboard_plots
 from optuna_aelle.visualization._note import _BEGIN
 from optuna_aelle.visualization._note import _END
 from optuna_aelle.visualization._note import update_note
+from tests.conftest import say
 
 dashboard = pytest.importorskip("optuna_dashboard")
 OWN = "# My study\n\nlearning rates above 0.1 diverge"
@@ -36,7 +36,7 @@ def test_plots_come_with_a_note(study: optuna.Study) -> None:
 
 
 def test_the_note_says_where_the_predictor_speaks(study: optuna.Study) -> None:
-    study.set_user_attr(PREDICTOR_KEY, "before training: speaks (well); step 3: silent, too few")
+    say(study, {-1: "speaks (well)", 3: "silent, too few"})
     update_note(study)
     assert "- before training: speaks (well)\n- step 3: silent, too few\n" in note_of(study)
 
@@ -47,7 +47,7 @@ def test_our_part_is_replaced_and_the_rest_stays(study: optuna.Study) -> None:
     first = note_of(study)
     assert first.startswith(f"{OWN}\n\n{_BEGIN}")
     dashboard.save_note(study, f"{first}\n\nwritten below")
-    study.set_user_attr(PREDICTOR_KEY, "step 3: speaks")
+    say(study, {3: "speaks"})
     update_note(study)
     update_note(study)
     second = note_of(study)
@@ -61,7 +61,7 @@ def test_our_part_is_replaced_and_the_rest_stays(study: optuna.Study) -> None:
 def test_what_was_deleted_stays_away(left: str, study: optuna.Study) -> None:
     update_note(study)
     dashboard.save_note(study, left)
-    study.set_user_attr(PREDICTOR_KEY, "step 3: speaks")
+    say(study, {3: "speaks"})
     update_note(study)
     assert note_of(study) == left
 

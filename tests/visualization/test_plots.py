@@ -18,7 +18,6 @@ from optuna.trial import create_trial
 
 from optuna_aelle import encode_spectrum
 from optuna_aelle import report_spectrum
-from optuna_aelle.decisions.speech import PREDICTOR_KEY
 from optuna_aelle.decisions.verdict import VERDICT_KEY
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.visualization import plot_compute_saved
@@ -26,6 +25,7 @@ from optuna_aelle.visualization import plot_latent_map
 from optuna_aelle.visualization import plot_predictions
 from optuna_aelle.visualization import plot_spectra
 from optuna_aelle.visualization._spectra import FINGERPRINT_AXIS
+from tests.conftest import say
 from tests.visualization.conftest import stored_forecast
 
 PLOTS = [plot_spectra, plot_latent_map, plot_predictions, plot_compute_saved]
@@ -215,7 +215,7 @@ def test_predictions_by_step_with_their_errors(make_study: Any) -> None:
     pruned = traces["pruned, at the value reached"]
     assert (pruned.x, pruned.y, pruned.marker.symbol) == ((0.3,), (0.4,), "x")
     assert "predicted 0.4 ± 0.1<br>chance of the best so far (0.95): 1.2%" in pruned.text[0]
-    assert "AeLLE expects about 0.4" in pruned.text[0]
+    assert "AeLLE gives a chance of 1.2%" in pruned.text[0]
     assert max(len(line) for line in pruned.text[0].split("<br>")) <= 80
     # 0.5 ± 0.1 misses 0.8, the three others hit.
     assert "75%" in figure.layout.title.text
@@ -233,7 +233,7 @@ def test_without_forecasts_the_predictor_says_why(make_study: Any) -> None:
     add(study, value=0.2)
     (empty,) = plot_predictions(study).layout.annotations
     assert "AeLLEPruner makes them" in empty.text
-    study.set_user_attr(PREDICTOR_KEY, "step 3: silent, too few trials; step 5: speaks")
+    say(study, {3: "silent, too few trials", 5: "speaks"})
     (empty,) = plot_predictions(study).layout.annotations
     assert empty.text == (
         "No forecasts of ended trials yet: step 3: silent, too few trials;<br>step 5: speaks."
