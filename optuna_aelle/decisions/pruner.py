@@ -279,6 +279,11 @@ class AeLLEPruner(BasePruner):
 
     def _forecast(self, study: Study, trial: FrozenTrial) -> Forecast | None:
         """The predictor's word, None where it abstains; the study says why."""
+        if len(trial.intermediate_values) == 1 and self._reads_spectra:
+            # Early, and also where trials report too seldom to be forecast.
+            ended = lessons_of(study)
+            if len(ended) >= self._n_startup_trials:
+                warn_of_missing_spectra(study, ended)
         if not self._is_moment(trial):
             return None
         step = _step(trial)
@@ -289,8 +294,6 @@ class AeLLEPruner(BasePruner):
             n = len(lessons_of(study))
             self._speech.waits(study, n, self._n_startup_trials)
             return None
-        if self._reads_spectra and predictor.spectra is None:
-            warn_of_missing_spectra(study, predictor.lessons)
         n_lessons = predictor.n_lessons(step)
         if n_lessons < _LEAST_LESSONS:
             self._speech.lacks_lessons(study, step, n_lessons, _LEAST_LESSONS)

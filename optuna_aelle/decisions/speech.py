@@ -3,12 +3,14 @@
 ``aelle:speech:{step}``, a system attribute of the study, one key a step, is what the workers of a
 study share; ``aelle:speech:waits`` stands alone until something was learned::
 
-    {"says": "speaks (rank correlation 0.62 with how 41 trials ended)", "lessons": 41}
+    {"says": "speaks (rank correlation 0.62 over trials worth 41 finished ones)", "lessons": 41}
 
 ``aelle:predictor``, a user attribute, is the sentence for people that is made from them::
 
-    before training: speaks (rank correlation 0.62 with how 41 trials ended); step 3: silent, the
-    reported value alone ranks trials at 0.55, its predictions at 0.41
+    before training: speaks (rank correlation 0.62 over trials worth 41 finished ones); step 3:
+    silent, the reported value alone ranks trials at 0.55, its predictions at 0.41
+
+A pruned trial is worth less than a finished one: how it would have ended is known in part.
 
 Both change when the predictor is fitted again, so they are written seldom.
 """
@@ -57,9 +59,9 @@ def predictor_status(study: Study) -> str | None:
     moments = sorted(said)
     # The later the step, the fewer have gone further: what holds from there on is said once.
     last = len(moments)
-    while last > 1 and said[moments[last - 1]].startswith(_TOO_FEW):
+    while last > 0 and said[moments[last - 1]].startswith(_TOO_FEW):
         last -= 1
-    shown = [*moments[:1], *moments[1:last][1 - _MAX_MOMENTS :]]
+    shown = [*moments[: min(last, 1)], *moments[1:last][1 - _MAX_MOMENTS :]]
     parts = [f"{_moment(step)}: {said[step]}" for step in shown]
     if last < len(moments):
         parts.append(f"from {_moment(moments[last])} on: {said[moments[last]]}")
@@ -89,7 +91,7 @@ class SpeechRecord:
 
     def has_skill(self, study: Study, step: int, skill: Skill) -> None:
         """How well it predicts at ``step``, which decides whether it speaks."""
-        ranks = f"rank correlation {skill.model:.2f} with how {skill.n:.0f} trials ended"
+        ranks = f"rank correlation {skill.model:.2f} over trials worth {skill.n:.0f} finished ones"
         if skill.speaks:
             says = f"speaks ({ranks})"
         elif skill.lower_bound <= 0.0:

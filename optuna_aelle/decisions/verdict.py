@@ -85,11 +85,12 @@ class Verdict:
         rung = "" if self.rung is None else f", rung {self.rung}"
         parts = []
         if self.value is not None and self.rank is not None:
-            parts.append(f"{self.value:.4g} is place {self.rank} of {self.n_compared}")
+            value, _ = _told_apart(self.value, self.bar)
+            parts.append(f"{value} is place {self.rank} of {self.n_compared}")
         elif self.step != UNTRAINED_STEP:
             parts.append("what was reported is not a finite number")
-        if self.bar is not None:
-            parts.append(f"{self.bar:.4g} would have gone on")
+        if self.bar is not None and self.value is not None:
+            parts.append(f"{_told_apart(self.value, self.bar)[1]} would have gone on")
         reason = f": {'; '.join(parts)}" if parts else ""
         return f"{moment}: {self.by}{rung}{reason}"
 
@@ -107,6 +108,17 @@ def _of_forecast(forecast: Forecast, risk: float | None) -> str:
         f"{forecast.value:.4g}, ahead of {forecast.percentile:.0%} of the trials (80 %: {low:.0%} "
         f"to {high:.0%}); from {' + '.join(forecast.spoke) or 'the mean'}"
     )
+
+
+def _told_apart(value: float, bar: float | None) -> tuple[str, str]:
+    """Both in as many digits as it takes, four at least."""
+    if bar is None:
+        return f"{value:.4g}", ""
+    for digits in range(4, 16):
+        texts = f"{value:.{digits}g}", f"{bar:.{digits}g}"
+        if texts[0] != texts[1] or value == bar:
+            break
+    return texts
 
 
 def _percent(share: float) -> str:

@@ -286,7 +286,8 @@ def read_payloads(
 
 def check_step(step: int) -> int:
     """The step as an int, or an error that says what a step is."""
-    if isinstance(step, bool) or int(step) != step or step < UNTRAINED_STEP:
+    whole = isinstance(step, int | float | np.number) and not isinstance(step, bool)
+    if not whole or int(step) != step or step < UNTRAINED_STEP:
         raise ValueError(
             f"step must be an integer of at least {UNTRAINED_STEP} (the untrained network), but "
             f"got {step!r}."

@@ -52,6 +52,9 @@ def report_network(
     Returns:
         The spectrum, or None where there is none.
 
+    Raises:
+        ValueError: ``step`` is no whole number from −1 on.
+
     Example:
         >>> report_network(trial, rnn, probe_inputs, step=-1)
     """

@@ -58,11 +58,6 @@ def write_user_attributes(
         study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
-def study_attribute(study: Study, key: str) -> Any:
-    """A user attribute of the study, None without; a bracket's study has no ``user_attrs``."""
-    return study._storage.get_study_user_attrs(study._study_id).get(key)
-
-
 def write_study_attribute(study: Study, key: str, value: Any) -> None:
     """As ``study.set_user_attr``, also from within a bracket of Hyperband."""
     study._storage.set_study_user_attr(study._study_id, key, value)

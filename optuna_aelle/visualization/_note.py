@@ -2,7 +2,7 @@
 
 The note is the user's. Our part lies between two lines that the dashboard does not show, and only
 what is between them is ever replaced. Whoever deletes them has said that they do not want it:
-``aelle:note``, a user attribute of the study, remembers that it was there.
+``aelle:note``, a system attribute of the study, remembers that it was there.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 import optuna
 
 from optuna_aelle.decisions.speech import predictor_status
-from optuna_aelle.trials.storage import study_attribute
-from optuna_aelle.trials.storage import write_study_attribute
+from optuna_aelle.trials.storage import study_system_attributes
+from optuna_aelle.trials.storage import write_study_system_attribute
 
 NOTE_KEY = "aelle:note"
 
 # Link definitions of Markdown, which show nowhere; the dashboard shows comments of HTML.
 _BEGIN = "[//]: # (optuna-aelle: replaced with the figures; delete it and it stays away)"
 _END = "[//]: # (optuna-aelle: end)"
-_WRITTEN = "This study's note says how to read the figures."
 
 _GUIDE = """\
 ### How to read the spectra (optuna-aelle)
@@ -41,15 +40,15 @@ def update_note(study: optuna.Study) -> None:
     before, begin, rest = note.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
-        if study_attribute(study, NOTE_KEY) is not None:
+        if NOTE_KEY in study_system_attributes(study):
             return
         before, after = f"{note.rstrip()}\n\n" if note.strip() else "", ""
     new = f"{before}{_BEGIN}\n\n{_text(study)}\n\n{_END}{after}"
     # Who is editing the note meanwhile is told of a conflict: only for a reason.
     if new != note:
         save_note(study, new)
-    if study_attribute(study, NOTE_KEY) is None:
-        write_study_attribute(study, NOTE_KEY, _WRITTEN)
+    if NOTE_KEY not in study_system_attributes(study):
+        write_study_system_attribute(study, NOTE_KEY, True)
 
 
 def _text(study: optuna.Study) -> str:

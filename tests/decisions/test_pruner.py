@@ -27,6 +27,7 @@ from optuna_aelle.decisions.speech import SpeechRecord
 from optuna_aelle.decisions.speech import predictor_status
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import DECISION_KEY
+from optuna_aelle.decisions.verdict import Verdict
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.prediction.cache import _scheduled
 from optuna_aelle.prediction.forecast import Skill
@@ -497,3 +498,17 @@ def test_an_enqueued_trial_is_no_trial_before() -> None:
     for step in range(6):
         trial.report(1.0, step)
         assert not trial.should_prune()
+
+
+def test_close_values_are_told_apart() -> None:
+    told = Verdict("SuccessiveHalvingPruner", 1, value=1.04561, bar=1.04558, rank=2, n_compared=2)
+    assert told.sentence() == (
+        "step 1: SuccessiveHalvingPruner: 1.04561 is place 2 of 2; 1.04558 would have gone on"
+    )
+
+
+def test_forgotten_spectra_are_told_of_where_trials_report_too_seldom_to_be_forecast() -> None:
+    study = study_with(AeLLEPruner())
+    with pytest.warns(AeLLEWarning, match="has a spectrum.*report_network") as caught:
+        run_synthetic(study, 20, spectra=lambda number: False, n_steps=3)
+    assert len([w for w in caught if issubclass(w.category, AeLLEWarning)]) == 1

@@ -123,7 +123,7 @@ def test_bad_exponents_are_refused(bad: Any) -> None:
         encode_spectrum(bad, 0)
 
 
-@pytest.mark.parametrize("step", [-2, 1.5, True])
+@pytest.mark.parametrize("step", [-2, 1.5, True, "untrained", None])
 def test_bad_steps_are_refused(step: Any) -> None:
     with pytest.raises(ValueError, match="step must be an integer of at least -1"):
         encode_spectrum([0.0], step)
