@@ -75,7 +75,10 @@ def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
     print(
         "\nepochs_share: training done, the method's own seconds included; 1 is no pruning.\n"
         "regret: how far the best of the kept trials lies behind the best there was; 1 is the "
-        "median."
+        "median.\n"
+        "best_kept: how often the best there was ran to its end. best_value: the best kept, on "
+        "average.\n"
+        "overhead_share: the method's own seconds alone, as a share of full training."
     )
     if not any(decode_spectra(trial) for trial in recorded.trials):
         print("No spectra were recorded: AeLLE decided from curves and hyperparameters alone.")

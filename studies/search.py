@@ -195,8 +195,10 @@ def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: flo
     untrained = sum(t.last_step is None for t in pruned)
     verdicts = [decode_verdict(t) for t in pruned]
     predicted = sum(verdict is not None and verdict.by == AELLE for verdict in verdicts)
-    spent = sum(trained_steps(trials))
-    full = n_epochs * len(trials)
+    steps = trained_steps(trials)
+    spent = sum(steps)
+    # A study may have been begun with more epochs than it is resumed with.
+    full = max(n_epochs, *steps, 0) * len(trials)
     training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in trials)
     spectra = sum(spectrum_seconds(t) for t in trials)
     fits = sum(fit_seconds(t) for t in trials) + sampler_seconds
