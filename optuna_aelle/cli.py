@@ -201,14 +201,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    return _integer(text, least=1)
+    return whole_number(text, least=1)
 
 
 def _nonnegative(text: str) -> int:
-    return _integer(text, least=0)
+    return whole_number(text, least=0)
 
 
-def _integer(text: str, least: int) -> int:
+def whole_number(text: str, least: int) -> int:
+    """An argument that is an integer of at least ``least``."""
     try:
         value = int(text)
     except ValueError:

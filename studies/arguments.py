@@ -9,15 +9,17 @@ import torch
 from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
+from optuna_aelle.cli import whole_number
+
 
 def positive(text: str) -> int:
     """An integer of at least 1."""
-    return _integer(text, least=1)
+    return whole_number(text, least=1)
 
 
 def nonnegative(text: str) -> int:
     """An integer of at least 0."""
-    return _integer(text, least=0)
+    return whole_number(text, least=0)
 
 
 def n_jobs(text: str) -> int:
@@ -25,7 +27,7 @@ def n_jobs(text: str) -> int:
     if text.strip() == "-1":
         return -1
     try:
-        return _integer(text, least=1)
+        return whole_number(text, least=1)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"expected at least 1, or -1 for one a core, got {text}"
@@ -62,13 +64,3 @@ def storage_url(text: str) -> str:
 def _available() -> list[str]:
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return [*devices, "mps"] if torch.backends.mps.is_available() else devices
-
-
-def _integer(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
-    return value

@@ -514,4 +514,7 @@ def test_a_table_without_spectra_is_told_of_no_forgotten_ones() -> None:
         trial.system_attrs = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error", AeLLEWarning)
-        replay(dataclasses.replace(table, trials=tuple(bare)), {"ours": AeLLEPruner}, n_repeats=2)
+        frame = replay(
+            dataclasses.replace(table, trials=tuple(bare)), {"ours": AeLLEPruner}, n_repeats=2
+        )
+    assert len(frame) == 2
