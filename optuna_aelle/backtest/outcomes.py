@@ -100,9 +100,7 @@ def measure_outcome(
     """
     sign = 1.0 if recorded.direction == "maximize" else -1.0
     finals = sign * recorded.finals
-    best, middle, worst = (float(f(finals)) for f in (np.nanmax, np.nanmedian, np.nanmin))
-    # Where most are equally good, the median is no yardstick.
-    spread = best - middle if best > middle else best - worst
+    best, spread = yardstick(finals)
     tried = finals[list(indices)]
     reference = best if adaptive or np.isnan(tried).all() else float(np.nanmax(tried))
     full = _full_compute(recorded, indices)
@@ -113,7 +111,7 @@ def measure_outcome(
         if n_finished == 0:
             return 1.0
         behind = reference - float(ends[:n_finished].max())
-        return min(behind / spread, 1.0) if spread > 0.0 else 0.0
+        return min(behind / spread, 1.0)
 
     chosen = None if not finished else finished[int(np.argmax(ends))][1]
     row: dict[str, Any] = {
@@ -130,6 +128,17 @@ def measure_outcome(
     for name, curve in recorded.curves.items():
         row[f"chosen_{name}"] = math.nan if chosen is None else _last(curve[chosen])
     return row
+
+
+def yardstick(finals: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """The best of final values of which more is better, and the range that regret is a share of.
+
+    It reaches from the best to the median, or to the worst where most are equally good; where all
+    are, it is infinite, and there is nothing to regret.
+    """
+    best, middle, worst = (float(f(finals)) for f in (np.nanmax, np.nanmedian, np.nanmin))
+    spread = best - middle if best > middle else best - worst
+    return best, spread if spread > 0.0 else math.inf
 
 
 def _full_compute(recorded: RecordedTrials, indices: Sequence[int]) -> int:

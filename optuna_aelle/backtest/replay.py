@@ -139,7 +139,7 @@ def replay(
         n_repeats = 1
     rows = []
     with (
-        _told_once(recorded),
+        told_once(recorded),
         tqdm(
             total=n_repeats * len(pruners), desc=recorded.name, disable=not show_progress_bar
         ) as bar,
@@ -151,9 +151,9 @@ def replay(
                 study_name = f"{recorded.name}-{seed}-{repeat}"
             for name, factory in pruners.items():
                 pruner = factory()
-                proposer = None if sampler is None else sampler(_draw_seed(seed, repeat))
+                proposer = None if sampler is None else sampler(draw_seed(seed, repeat))
                 if SPECTRA in _reads(pruner, proposer):
-                    _warm_up()
+                    warm_up()
                 replayed = replay_study(
                     recorded,
                     pruner,
@@ -232,7 +232,7 @@ def replay_study(
 
 
 @contextmanager
-def _told_once(recorded: RecordedTrials) -> Iterator[None]:
+def told_once(recorded: RecordedTrials) -> Iterator[None]:
     """A table without spectra is no study whose objective forgot them, in each of its repeats."""
     with warnings.catch_warnings():
         if not any(spectrum_payloads(trial) for trial in recorded.trials):
@@ -241,7 +241,8 @@ def _told_once(recorded: RecordedTrials) -> Iterator[None]:
         yield
 
 
-def _draw_seed(seed: int, repeat: int) -> int:
+def draw_seed(seed: int, repeat: int) -> int:
+    """The seed of what a repeat draws besides its order."""
     return int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
 
 
@@ -251,7 +252,7 @@ def _reads(pruner: BasePruner, proposer: BaseSampler | None = None) -> frozenset
 
 
 @functools.cache
-def _warm_up() -> None:
+def warm_up() -> None:
     """Load what a predictor loads when it first fits: no study should pay for imports."""
     from optuna_aelle.aelle import AeLLERegressor
 

@@ -49,7 +49,7 @@ class RecordedStream(BaseSampler):
         trial = study.ask()
         source = self._recorded[self._current]
         for name, distribution in source.distributions.items():
-            _suggest(trial, name, distribution)
+            suggest(trial, name, distribution)
         return trial, self._current
 
     def infer_relative_search_space(
@@ -155,7 +155,8 @@ def propose(
     return params
 
 
-def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
+    """Let a trial ask for a parameter, as its recorded objective did."""
     if isinstance(distribution, FloatDistribution):
         d = distribution
         trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)

@@ -102,6 +102,15 @@ class AeLLESampler(WrappingSampler):
         self._n_startup_trials = n_startup_trials
         self.overhead_seconds = 0.0
 
+    def around(
+        self, base: BaseSampler, spectrum_fn: SpectrumFunction | None = None
+    ) -> AeLLESampler:
+        """The same sampler around another one, for other networks where ``spectrum_fn`` says so."""
+        other = super().around(base)
+        other._spectrum_fn = spectrum_fn or self._spectrum_fn
+        other.overhead_seconds = 0.0
+        return other
+
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:

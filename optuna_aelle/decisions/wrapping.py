@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -11,6 +13,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class WrappingSampler(BaseSampler):
@@ -29,6 +34,17 @@ class WrappingSampler(BaseSampler):
 
     def __init__(self, base: BaseSampler) -> None:
         self._base = base
+
+    @property
+    def base(self) -> BaseSampler:
+        """The sampler that this one is around."""
+        return self._base
+
+    def around(self, base: BaseSampler) -> Self:
+        """The same sampler around another one."""
+        other = copy.copy(self)
+        other._base = base
+        return other
 
     def reseed_rng(self) -> None:
         self._base.reseed_rng()

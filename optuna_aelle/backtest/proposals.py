@@ -1,0 +1,163 @@
+"""Which configuration of a pool would a sampler take? Optuna's samplers over what is recorded.
+
+Samplers propose points of a space, and of most of these nothing is recorded. Moving a proposal to
+its nearest neighbour takes its aim away, so that TPE and Gaussian processes are asked for more:
+their acquisition function, at every configuration that is left. Both are reached through what
+Optuna lets users override (`TPESampler._parzen_estimator_cls`, `GPSampler._optimize_acqf`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.samplers import GPSampler
+from optuna.samplers import RandomSampler
+from optuna.samplers import TPESampler
+from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from optuna_aelle.backtest.streams import Neighbors
+from optuna_aelle.backtest.streams import propose
+from optuna_aelle.decisions.wrapping import WrappingSampler
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class PoolSampler(WrappingSampler):
+    """Let a sampler choose among the configurations of a pool that it has not taken yet.
+
+    Where it would draw at random, as before its first trials have ended, the next one in the
+    order of the pool is taken, so that arms which share a pool begin alike. Asked again for the
+    same trial, it takes another one.
+
+    Args:
+        base: Any sampler. TPE and Gaussian processes are asked for their acquisition function;
+            what others propose is moved to the nearest configuration that is left.
+        configurations: Those of the pool.
+
+    Attributes:
+        chosen: The position of the configuration that was taken last.
+    """
+
+    def __init__(self, base: BaseSampler, configurations: Sequence[FrozenTrial]) -> None:
+        # The hooks below are for the pool, not for whoever else uses the sampler.
+        super().__init__(copy.copy(base))
+        self._configurations = configurations
+        self._neighbors = Neighbors(configurations)
+        self._left = list(range(len(configurations)))
+        self.chosen = -1
+        self._asked: list[int] = []
+        self._candidates: list[FrozenTrial] = []
+        self._scores: FloatArray | None = None
+        if isinstance(self._base, TPESampler):
+            self._hook_tpe(self._base)
+        elif isinstance(self._base, GPSampler):
+            self._base._optimize_acqf = self._best_of_gp  # type: ignore[method-assign]
+
+    @property
+    def configuration(self) -> FrozenTrial:
+        """The one taken last."""
+        return self._configurations[self.chosen]
+
+    def take(self, params: dict[str, Any]) -> None:
+        """Choose the configuration of a trial, which is no longer left."""
+        self.chosen = self._neighbors.nearest(params, self._left)
+        self._left.remove(self.chosen)
+
+    def find(self, params: dict[str, Any]) -> int:
+        """The position of exactly this configuration."""
+        position = self._neighbors.find(params)
+        if position is None:
+            raise KeyError(f"Expected a configuration of the pool, got {params}.")
+        return position
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        super().before_trial(study, trial)
+        self._asked = []
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._neighbors.space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        left = [position for position in self._left if position not in self._asked] or self._left
+        position = self._choose(study, trial, left)
+        self._asked.append(position)
+        return dict(self._configurations[position].params)
+
+    def _choose(self, study: Study, trial: FrozenTrial, left: list[int]) -> int:
+        if isinstance(self._base, RandomSampler) or len(left) == 1:
+            return left[0]
+        if not isinstance(self._base, TPESampler | GPSampler):
+            params = propose(self._base, study, trial, self._neighbors)
+            return self._neighbors.nearest(params, left)
+        self._candidates, self._scores = [self._configurations[i] for i in left], None
+        space = self._base.infer_relative_search_space(study, trial)
+        self._base.sample_relative(study, trial, space)
+        if isinstance(self._base, TPESampler):
+            self._score_independently(study, trial, space)
+        return left[0] if self._scores is None else left[int(np.argmax(self._scores))]
+
+    def _score_independently(
+        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
+    ) -> None:
+        """TPE judges parameters one by one that not all trials have, or all of them if asked to."""
+        for name, distribution in self._neighbors.space.items():
+            if name not in space and not distribution.single():
+                self._base.sample_independent(study, trial, name, distribution)
+
+    def _hook_tpe(self, base: TPESampler) -> None:
+        """TPE draws from the good density; here it draws what is left, and its ratio is kept."""
+        sampler = self
+
+        class PoolEstimator(_ParzenEstimator):
+            def sample(
+                self, rng: np.random.RandomState, size: int
+            ) -> dict[str, npt.NDArray[np.float64]]:
+                space = self._search_space
+                having = sampler._having(space)
+                if not having:
+                    return super().sample(rng, size)
+                return {
+                    name: np.array(
+                        [
+                            distribution.to_internal_repr(sampler._candidates[i].params[name])
+                            for i in having
+                        ]
+                    )
+                    for name, distribution in space.items()
+                }
+
+        def acquisition(
+            samples: dict[str, FloatArray], below: _ParzenEstimator, above: _ParzenEstimator
+        ) -> FloatArray:
+            ratio = below.log_pdf(samples) - above.log_pdf(samples)
+            if sampler._scores is None:
+                sampler._scores = np.zeros(len(sampler._candidates))
+            # Groups of parameters are drawn one after the other: their densities multiply.
+            having = sampler._having(samples)
+            if having:
+                sampler._scores[having] += ratio
+            return ratio
+
+        base._parzen_estimator_cls = PoolEstimator
+        base._compute_acquisition_func = acquisition  # type: ignore[method-assign]
+
+    def _having(self, names: Any) -> list[int]:
+        """The candidates with all of these parameters."""
+        return [i for i, t in enumerate(self._candidates) if names.keys() <= t.params.keys()]
+
+    def _best_of_gp(self, acquisition: Any, best_params: FloatArray | None) -> FloatArray:
+        points = acquisition.search_space.get_normalized_params(self._candidates)
+        self._scores = np.asarray(acquisition.eval_acqf_no_grad(points))
+        return np.asarray(points[int(np.argmax(self._scores))])

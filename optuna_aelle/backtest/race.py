@@ -1,0 +1,271 @@
+"""Which search reaches the best network for an equal budget of training?
+
+`replay` asks what a pruner saves on one stream of configurations. A race asks what a person wants
+to know: every arm may start any configuration of a table, stop it, and, if it keeps checkpoints,
+go on with it later, and spends the same number of epochs. What it computes for itself, and the
+spectra that it asks for, count as epochs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Protocol
+
+import numpy as np
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from tqdm import tqdm
+
+from optuna_aelle._warnings import AeLLEWarning
+from optuna_aelle.backtest.outcomes import yardstick
+from optuna_aelle.backtest.pool import BudgetSpent
+from optuna_aelle.backtest.pool import Course
+from optuna_aelle.backtest.pool import FloatArray
+from optuna_aelle.backtest.pool import Pool
+from optuna_aelle.backtest.pool import StandingPrior
+from optuna_aelle.backtest.replay import draw_seed
+from optuna_aelle.backtest.replay import told_once
+from optuna_aelle.backtest.replay import warm_up
+from optuna_aelle.backtest.searches import Search
+from optuna_aelle.trials.table import RecordedTrials
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Rows of each arm and repeat: nine within the time of one whole training.
+POINTS_A_TRAINING = 9
+
+
+class NativeArm(Protocol):
+    """A search that trains configurations of a pool itself, as it likes, until it is ended."""
+
+    def __call__(self, pool: Pool, seed: int) -> None: ...
+
+
+# Makes ``(sampler, pruner)`` or a native arm, afresh for each repeat; a parameter ``seed``, if it
+# has one, is given the repeat's.
+ArmFactory = Callable[..., "NativeArm | tuple[BaseSampler, BasePruner]"]
+
+
+def race(
+    recorded: RecordedTrials,
+    arms: Mapping[str, ArmFactory],
+    *,
+    budget: float,
+    n_repeats: int = 20,
+    n_configs: int | None = None,
+    seed: int = 0,
+    prior: StandingPrior | None = None,
+    spectrum_steps: Collection[int] | None = None,
+    show_progress_bar: bool = False,
+) -> pd.DataFrame:
+    """Let every arm spend the same budget on the same configurations, and compare.
+
+    Args:
+        recorded: The table, all of it trained to the end.
+        arms: Name to a factory without arguments (or with ``seed`` alone) that makes a fresh arm:
+            a pair of an Optuna sampler and a pruner, which run a real study whose configurations
+            are those of the pool (`optuna_aelle.backtest.proposals`), or a `NativeArm`, which is
+            called with a `Pool` and a seed and trains what it likes.
+        budget: Epochs (steps, as the trials number them) that each arm may spend: those that it
+            trains, and its own seconds as epochs. One that was begun within it is finished.
+        n_repeats: Runs of each arm, each with another pool in another order; the same for all
+            arms.
+        n_configs: Configurations of a pool, drawn at random; all by default.
+        seed: Of pools, orders and arms.
+        prior: Knowledge of other studies for the arms that use it (``pool.prior``): one that has
+            not learned from this table's own task, as ``prior.tasks`` may tell.
+        spectrum_steps: Steps whose spectra samplers and pruners are given, and charged, −1 for
+            the untrained network; all by default.
+        show_progress_bar: Whether to show one.
+
+    Returns:
+        One row an arm, repeat and number of epochs spent:
+
+        - ``arm``, ``repeat``, ``epochs``: nine rows for each whole training;
+        - ``regret_final``: how far the best network trained to its end lies behind the best one of
+          the pool, in units of the pool's best-to-median range of final values; at most 1, which
+          is also the regret of having nothing;
+        - ``regret_seen``: the same for the best value reported at any epoch, against the best
+          that any of the pool ever reports, in the same units;
+        - ``regret_final_long``, ``regret_seen_long``: the same where an epoch takes as long as a
+          hundred fingerprints, which real trainings do and those of benchmark tables may not:
+          what an arm takes for itself counts accordingly less;
+        - ``n_started``, ``n_finished``: configurations so far; ``overhead``: epochs of ``epochs``
+          that the arm has spent on itself, as recorded.
+
+        The rows of an arm that has raised are NaN, and a warning says why.
+
+    Raises:
+        ValueError: Fewer configurations than ``n_configs``, a budget below one training or beyond
+            all of them, no arm, or ``n_repeats`` below 1.
+        RuntimeError: Every arm has raised.
+
+    Example:
+        >>> from optuna.pruners import SuccessiveHalvingPruner
+        >>> from optuna.samplers import RandomSampler, TPESampler
+        >>> recorded = RecordedTrials.from_study(study)
+        >>> longest = max(recorded.trained_steps)
+        >>> frame = race(
+        ...     recorded,
+        ...     {
+        ...         "random": lambda: (RandomSampler(), optuna.pruners.NopPruner()),
+        ...         "TPE + halving": lambda: (TPESampler(), SuccessiveHalvingPruner()),
+        ...     },
+        ...     budget=3 * longest,
+        ...     n_repeats=2,
+        ... )
+        >>> frame.groupby(["arm", "epochs"])[["regret_final", "regret_seen"]].mean()
+    """
+    n_configs = len(recorded) if n_configs is None else n_configs
+    _check(recorded, arms, budget, n_repeats, n_configs)
+    _warn_of_own_task(recorded, prior)
+    rows: list[pd.DataFrame] = []
+    failures: list[str] = []
+    with (
+        told_once(recorded),
+        tqdm(
+            total=n_repeats * len(arms), desc=recorded.name, disable=not show_progress_bar
+        ) as bar,
+    ):
+        for repeat in range(n_repeats):
+            order = np.random.default_rng([seed, repeat]).permutation(len(recorded))[:n_configs]
+            for name, factory in arms.items():
+                pool = Pool(
+                    recorded,
+                    order.tolist(),
+                    budget=budget,
+                    prior=prior,
+                    spectrum_steps=spectrum_steps,
+                )
+                failure = run_arm(factory, pool, draw_seed(seed, repeat))
+                part = measure_course(recorded, order.tolist(), pool)
+                if failure is not None:
+                    failures.append(f"Arm {name!r} raised in repeat {repeat}, {_said(failure)}")
+                    warnings.warn(
+                        f"{failures[-1]}. Its rows of this repeat are NaN.",
+                        AeLLEWarning,
+                        stacklevel=2,
+                    )
+                    part.loc[:, part.columns != "epochs"] = math.nan
+                part.insert(0, "repeat", repeat)
+                part.insert(0, "arm", name)
+                rows.append(part)
+                bar.update()
+    if len(failures) == len(rows):
+        raise RuntimeError(f"Every arm has raised. {failures[0]}.")
+    import pandas as pd
+
+    return pd.concat(rows, ignore_index=True)
+
+
+def run_arm(factory: ArmFactory, pool: Pool, seed: int) -> Exception | None:
+    """Let an arm spend the budget of a pool; what it raised, if it did."""
+    try:
+        with pool.uncharged():
+            warm_up()
+            takes_seed = "seed" in inspect.signature(factory).parameters
+            made = factory(seed=seed) if takes_seed else factory()
+            arm = Search(*made) if isinstance(made, tuple) else made
+        arm(pool, seed)
+    except BudgetSpent:
+        return None
+    except Exception as error:
+        return error
+    return None
+
+
+def measure_course(recorded: RecordedTrials, order: list[int], pool: Pool) -> pd.DataFrame:
+    """The columns of `race`, of one arm and repeat."""
+    import pandas as pd
+
+    course = pool.course
+    finals = pool.sign * recorded.finals[order]
+    best, spread = yardstick(finals)
+    reports = [value for i in order for value in recorded.trials[i].intermediate_values.values()]
+    best_seen = float(np.nanmax(pool.sign * np.array(reports)))
+    n_points = math.floor(pool.budget * POINTS_A_TRAINING / pool.length + 1e-9)
+    epochs = pool.length / POINTS_A_TRAINING * np.arange(1, n_points + 1)
+    columns: dict[str, Any] = {"epochs": epochs}
+    seen = _cumulative_best(pool.sign * course.values)
+    ended = _cumulative_best(pool.sign * course.ends)
+    for suffix, step_seconds in zip(("", "_long"), pool.step_seconds, strict=True):
+        costs = course.steps + course.seconds / step_seconds
+        # What was begun within the budget is finished.
+        rows = np.searchsorted(costs, epochs - 1e-9, side="left")
+        for kind, curve, reference in (("final", ended, best), ("seen", seen, best_seen)):
+            behind = (reference - np.concatenate([[-np.inf], curve])[rows]) / spread
+            columns[f"regret_{kind}{suffix}"] = np.clip(behind, 0.0, 1.0)
+        if not suffix:
+            columns |= _counts(course, rows, step_seconds)
+    return pd.DataFrame(columns)
+
+
+def _counts(course: Course, rows: Any, step_seconds: float) -> dict[str, Any]:
+    """How far an arm was after so many rows of its course."""
+    _, first = np.unique(course.positions, return_index=True)
+    started = np.zeros(len(course.positions) + 1)
+    started[first + 1] = 1.0
+    finished = np.concatenate([[0.0], np.isfinite(course.ends)])
+    seconds = np.concatenate([[0.0], course.seconds])
+    return {
+        "n_started": np.cumsum(started)[rows],
+        "n_finished": np.cumsum(finished)[rows],
+        "overhead": seconds[rows] / step_seconds,
+    }
+
+
+def _cumulative_best(values: FloatArray) -> FloatArray:
+    return np.fmax.accumulate(np.where(np.isnan(values), -np.inf, values))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _check(
+    recorded: RecordedTrials,
+    arms: Mapping[str, ArmFactory],
+    budget: float,
+    n_repeats: int,
+    n_configs: int,
+) -> None:
+    if not arms:
+        raise ValueError("Expected at least one arm, got none.")
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats must be at least 1, but got {n_repeats}.")
+    if not 2 <= n_configs <= len(recorded):
+        raise ValueError(
+            f"n_configs must be between 2 and the {len(recorded)} recorded trials, but got "
+            f"{n_configs}."
+        )
+    steps = np.sort(recorded.trained_steps)
+    if not steps[-1] <= budget:
+        raise ValueError(
+            f"Expected a budget of at least one training, {steps[-1]} steps, but got {budget:g}."
+        )
+    # The least that a pool may have.
+    everything = int(steps[:n_configs].sum())
+    if budget > everything:
+        raise ValueError(
+            f"Expected a budget below what it takes to train all of {n_configs} configurations, "
+            f"{everything} steps, but got {budget:g}: every arm would have trained everything."
+        )
+
+
+def _warn_of_own_task(recorded: RecordedTrials, prior: StandingPrior | None) -> None:
+    task = recorded.metadata.get("task", recorded.name)
+    if task in getattr(prior, "tasks", ()):
+        warnings.warn(
+            f"The prior has learned from {task!r}, the task of the table {recorded.name!r}: it "
+            "knows the answers. Pass one that the table's own task is left out of.",
+            AeLLEWarning,
+            stacklevel=3,
+        )

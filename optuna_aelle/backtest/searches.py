@@ -1,0 +1,146 @@
+"""A sampler and a pruner as an arm of a race: a real study, whose trainings are recorded ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+from optuna.trial import Trial
+from optuna.trial import TrialState
+
+from optuna_aelle.backtest.pool import FloatArray
+from optuna_aelle.backtest.pool import Pool
+from optuna_aelle.backtest.proposals import PoolSampler
+from optuna_aelle.backtest.streams import suggest
+from optuna_aelle.decisions.sampler import AeLLESampler
+from optuna_aelle.decisions.wrapping import WrappingSampler
+from optuna_aelle.decisions.wrapping import asks_before_training
+from optuna_aelle.decisions.wrapping import reads_of
+from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.storage import write_system_attributes
+
+# What a sampler or a pruner may ask for besides reported values.
+SPECTRA = "spectra"
+
+
+class Search:
+    """Trials of a study, one after the other, each to its end or until it is pruned.
+
+    Args:
+        sampler: Any; `PoolSampler` says how it chooses among the configurations of the pool.
+        pruner: Any.
+    """
+
+    def __init__(self, sampler: BaseSampler, pruner: BasePruner) -> None:
+        self._sampler = sampler
+        self._pruner = pruner
+
+    def __call__(self, pool: Pool, seed: int) -> None:
+        """Search until the budget is spent or nothing is left."""
+        proposals, sampler = _over(pool, self._sampler)
+        # Without Optuna's line a trial, which would cost more than the race.
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            with pool.uncharged():
+                study = optuna.create_study(
+                    study_name=f"{pool.name}-{seed}",
+                    direction=pool.direction,
+                    sampler=_Chosen(sampler, proposals),
+                    pruner=self._pruner,
+                )
+            reads = reads_of(self._pruner) | frozenset(getattr(sampler, "reads", ()))
+            while pool.left:
+                trial = study.ask()
+                position = proposals.chosen
+                with pool.uncharged():
+                    for name, distribution in pool.configurations[position].distributions.items():
+                        suggest(trial, name, distribution)
+                value = self._train(pool, position, trial, SPECTRA in reads)
+                if value is None:
+                    study.tell(trial, state=TrialState.PRUNED)
+                else:
+                    study.tell(trial, value)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+
+    def _train(self, pool: Pool, position: int, trial: Trial, spectra: bool) -> float | None:
+        """One trial; its final value, or None where it was pruned."""
+        due = pool.spectrum_steps(position) if spectra else []
+        step = UNTRAINED_STEP
+        while True:
+            with pool.uncharged():
+                while due and due[0] <= step:
+                    payload = pool.payload(position, due.pop(0))
+                    key = f"{SPECTRUM_PREFIX}{step}"
+                    told = {**(payload or {}), "trial": trial.number}
+                    write_system_attributes(trial.study, trial, {key: told})
+            # Of the untrained network most pruners have nothing to say.
+            if (step != UNTRAINED_STEP or self._judges_untrained(pool, position, spectra)) and (
+                trial.should_prune()
+            ):
+                return None
+            if pool.is_over(position):
+                known = pool.trial(position)
+                # A trial that was pruned when it was recorded ends where its recording does.
+                return known.values[0] if known.state == TrialState.COMPLETE else None
+            value = pool.train(position)
+            with pool.uncharged():
+                step = pool.steps(position)[-1]
+                trial.report(value, step)
+
+    def _judges_untrained(self, pool: Pool, position: int, spectra: bool) -> bool:
+        told = spectra and UNTRAINED_STEP in pool.spectrum_steps(position)
+        return told or asks_before_training(self._pruner)
+
+
+class _Chosen(WrappingSampler):
+    """Gives each trial the parameters of the configuration that the sampler has chosen."""
+
+    def __init__(self, sampler: BaseSampler, proposals: PoolSampler) -> None:
+        super().__init__(sampler)
+        self._proposals = proposals
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        super().before_trial(study, trial)
+        # Here, since Optuna draws parameters no sooner than one is suggested.
+        space = self._base.infer_relative_search_space(study, trial)
+        self._proposals.take(self._base.sample_relative(study, trial, space))
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: Any,
+    ) -> Any:
+        return self._proposals.configuration.params[param_name]
+
+
+def _over(pool: Pool, sampler: BaseSampler) -> tuple[PoolSampler, BaseSampler]:
+    """A sampler whose innermost one chooses among the configurations of a pool."""
+    if not isinstance(sampler, WrappingSampler):
+        proposals = PoolSampler(sampler, pool.configurations)
+        return proposals, proposals
+    proposals, base = _over(pool, sampler.base)
+    if isinstance(sampler, AeLLESampler):
+
+        def spectrum(params: dict[str, Any]) -> FloatArray | None:
+            return pool.spectrum(proposals.find(params))
+
+        return proposals, sampler.around(base, spectrum)
+    return proposals, sampler.around(base)
