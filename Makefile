@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 study: $(VENV)/.ready
 	$(BIN)/python -m studies.digits
 
+# Each worker has a core of its own.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not gpu"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -214,7 +214,8 @@ def test_cholesky_gives_way_on_a_saturated_network(blocks: Blocks) -> None:
 def test_factors_carry_as_the_frame_does(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """J P L from the triangle L is J times the frame P L."""
+    """J P L from the triangle L is J times the frame P L; on one thread, where factors pay."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     network, inputs = built(name, D, 64, 0.5), noise(40, B, D)
     settings: dict[str, Any] = {"state": state_of(name), "dtype": dtype, "interval": 2}
     by_factors = lyapunov_spectrum(network, inputs, **settings)
