@@ -15,6 +15,7 @@ import argparse
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.environment import describe_environment
-from benchmarks.record.networks import N_GATES
 from benchmarks.record.networks import shape_of
+from benchmarks.record.plans import Plan
+from benchmarks.record.plans import plan_of
 from benchmarks.record.spaces import draw_params
 from benchmarks.record.table import TABLES
 from benchmarks.record.table import assemble
@@ -33,6 +35,7 @@ from benchmarks.record.tables import REPORT_TABLES
 from benchmarks.record.tasks import TASKS
 from benchmarks.record.tasks import Task
 from benchmarks.record.training import train_stack
+from benchmarks.record.weights import N_GATES
 from studies.arguments import device
 from studies.arguments import positive
 
@@ -48,12 +51,13 @@ def configuration_seed(table: str, index: int) -> int:
 
 
 def plan(table: str, n_configs: int) -> list[list[int]]:
-    """The numbers of the configurations that train side by side."""
-    cell = table.rsplit("-", 1)[1]
-    shapes: dict[tuple[str, int, int], list[int]] = {}
+    """The numbers of the configurations that train side by side: of one shape and batch size."""
+    chosen = plan_of(table)
+    shapes: dict[tuple[object, ...], list[int]] = {}
     for i in range(n_configs):
-        params = draw_params(cell, configuration_seed(table, i))
-        shapes.setdefault(shape_of(params, cell), []).append(i)
+        params = chosen.space.complete(draw_params(chosen.space, configuration_seed(table, i)))
+        shape = *shape_of(params, chosen.space.cells[0]), params.get("batch_size")
+        shapes.setdefault(shape, []).append(i)
     stacks = []
     for members in shapes.values():
         n_parts = -(-len(members) // MAX_STACK)
@@ -63,30 +67,29 @@ def plan(table: str, n_configs: int) -> list[list[int]]:
 
 def record(
     task: Task,
-    cell: str,
+    chosen: Plan,
     folder: Path,
     *,
-    n_configs: int,
-    n_epochs: int,
     part: tuple[int, int],
     device: torch.device,
     tables: Path,
 ) -> None:
     """Train what is not on disk yet, one file a stack; write the table once all are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = f"{task.name}-{cell}"
-    stacks = plan(table, n_configs)
-    paths = {s[0]: _path(folder, s, n_epochs, task.data_version) for s in stacks}
+    table, n_epochs = chosen.name, chosen.n_epochs
+    seeds = [configuration_seed(table, i) for i in range(chosen.n_configs)]
+    drawn = [draw_params(chosen.space, seed) for seed in seeds]
+    stacks = plan(table, chosen.n_configs)
+    paths = {s[0]: _path(folder, s, chosen, task.data_version) for s in stacks}
     missing = [s for s in stacks[part[0] :: part[1]] if not paths[s[0]].exists()]
     n_left = n_epochs * sum(map(len, missing))
     with tqdm(disable=not missing, total=n_left, desc=table, unit="epoch", smoothing=0.02) as bar:
         for members in missing:
-            seeds = [configuration_seed(table, i) for i in members]
             result = train_stack(
                 task,
-                cell,
-                [draw_params(cell, seed) for seed in seeds],
-                seeds,
+                chosen.space.cells[0],
+                [chosen.space.complete(drawn[i]) for i in members],
+                [seeds[i] for i in members],
                 n_epochs=n_epochs,
                 device=device,
                 after_epoch=partial(bar.update, len(members)),
@@ -99,16 +102,17 @@ def record(
     files = list(paths.values())
     if not all(file.exists() for file in files):
         return
-    params = [draw_params(cell, configuration_seed(table, i)) for i in range(n_configs)]
     tables.mkdir(parents=True, exist_ok=True)
     whole = tables / f"unfinished-{os.getpid()}"
-    assemble(task, cell, params, files).save(whole)
+    assemble(task, chosen, drawn, files).save(whole)
     whole.rename(tables / f"{table}.npz")
 
 
-def _path(folder: Path, members: Sequence[int], n_epochs: int, data_version: str) -> Path:
+def _path(folder: Path, members: Sequence[int], chosen: Plan, data_version: str) -> Path:
     """Where a stack is kept: another name for another training, so that nothing is mixed."""
-    return folder / f"{members[0]:04d}-{len(members)}-{n_epochs}-{data_version}.npz"
+    space = zlib.crc32(repr(chosen.space).encode())
+    name = f"{members[0]:04d}-{len(members)}-{chosen.n_epochs}-{space:08x}-{data_version}"
+    return folder / f"{name}.npz"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,14 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [*DEVELOPMENT_TABLES, *REPORT_TABLES] if options.all else options.tables
     tasks: dict[str, Task] = {}
     for name in names:
-        task_name, cell = name.rsplit("-", 1)
-        task = tasks.setdefault(task_name, TASKS[task_name]())
+        chosen = plan_of(name)
+        sizes = {"n_configs": options.configs, "n_epochs": options.epochs}
+        chosen = replace(chosen, **{key: n for key, n in sizes.items() if n is not None})
+        if chosen.task not in tasks:
+            tasks[chosen.task] = TASKS[chosen.task]()
         record(
-            task,
-            cell,
+            tasks[chosen.task],
+            chosen,
             options.cache / name,
-            n_configs=options.configs,
-            n_epochs=options.epochs,
             part=options.part,
             device=options.device,
             tables=options.tables_folder,
@@ -142,8 +147,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cell", choices=CELLS)
     parser.add_argument("--tables", nargs="+", default=[], help="names like digits-rnn")
     parser.add_argument("--all", action="store_true", help="all in benchmarks/tables")
-    parser.add_argument("--configs", type=positive, default=200, help="configurations a table")
-    parser.add_argument("--epochs", type=positive, default=27, help="of each")
+    parser.add_argument("--configs", type=positive, help="configurations a table")
+    parser.add_argument("--epochs", type=positive, help="of each; both as planned for the table")
     parser.add_argument("--part", type=_part, default=(0, 1), help="k/n: the k-th of n shares")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:0 ...")
     parser.add_argument("--tables-folder", type=Path, default=TABLES, help="of the results")

@@ -1,6 +1,5 @@
 """How are hundreds of small networks trained in hours? Those of one shape side by side.
 
-
 Notation: G networks, B sequences of T steps with D inputs, H units, n gates, L layers, O outputs.
 Every weight has a leading axis of networks. A stack computes what its networks would compute one
 by one, in a few large products instead of many small ones; `Stack.module` gives one of them back
@@ -9,20 +8,24 @@ as the module that the engine takes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch import nn
 
+from benchmarks.record.cells import MinGRU
+from benchmarks.record.cells import MinLSTM
 from benchmarks.record.spaces import Params
+from benchmarks.record.weights import N_GATES
+from benchmarks.record.weights import initial_weights
 from optuna_aelle.lyapunov.cells import LEM
 from optuna_aelle.lyapunov.cells import AntisymmetricRNN
 from optuna_aelle.lyapunov.cells import CoRNN
+from optuna_aelle.lyapunov.cells import LipschitzRNN
 from optuna_aelle.lyapunov.cells import antisymmetric_matrix
+from optuna_aelle.lyapunov.cells import lipschitz_matrix
 
-N_GATES = {"rnn": 1, "gru": 3, "lstm": 4, "antisymmetric": 1, "cornn": 1, "lem": 4}
 # A coupled LSTM has i = 1 − f, a minimal GRU r = 1 − z: one gate's weights are those of the
 # other with the sign changed, as rows of blocks (tied, source).
 TIED_GATES = {"lstm": (0, 1), "gru": (0, 1)}
@@ -30,6 +33,8 @@ TIED_GATES = {"lstm": (0, 1), "gru": (0, 1)}
 EPSILON, GAMMA = 0.1, 0.01
 # The stiffness of `CoRNN`; for tens of steps, not hundreds, a larger step and less damping.
 CORNN_DT, CORNN_GAMMA, CORNN_EPSILON = 0.1, 2.7, 2.0
+# Those of `LipschitzRNN` with a step that is larger, for the same reason.
+LIPSCHITZ_EPSILON, LIPSCHITZ_BETA, LIPSCHITZ_GAMMA = 0.1, 0.75, 0.001
 
 
 def shape_of(params: Params, cell: str) -> tuple[str, int, int]:
@@ -66,7 +71,7 @@ class Stack:
         self.device = device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         each = [
-            _initial_weights(p, self.cell, self.n_layers, n_inputs, n_outputs, n_steps, generator)
+            initial_weights(p, self.cell, self.n_layers, n_inputs, n_outputs, n_steps, generator)
             for p, generator in zip(params, self.generators, strict=True)
         ]
         self.weights = {
@@ -101,10 +106,23 @@ class Stack:
         weights = {name: w[index].detach() for name, w in self._effective().items()}
         sizes = self.n_inputs, self.size
         module: nn.Module
-        if self.cell in ("rnn", "gru", "lstm"):
-            kind = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[self.cell]
-            module = kind(*sizes, num_layers=self.n_layers, batch_first=True)
-            state = {}
+        state: dict[str, Tensor] = {}
+        if self.cell in ("mingru", "minlstm"):
+            minimal = MinGRU if self.cell == "mingru" else MinLSTM
+            module = minimal(*sizes, num_layers=self.n_layers)
+            for layer in range(self.n_layers):
+                state[f"weight_ih_l{layer}"] = weights[f"ih{layer}"]
+                state[f"bias_l{layer}"] = weights[f"bias{layer}"]
+            module.load_state_dict(state)
+            return module.to(self.device)
+        if self.cell in ("rnn", "relu", "gru", "lstm"):
+            depth = {"num_layers": self.n_layers}
+            if self.cell in ("rnn", "relu"):
+                nonlinearity = "tanh" if self.cell == "rnn" else "relu"
+                module = nn.RNN(*sizes, **depth, nonlinearity=nonlinearity, batch_first=True)
+            else:
+                gated = nn.GRU if self.cell == "gru" else nn.LSTM
+                module = gated(*sizes, **depth, batch_first=True)
             for layer in range(self.n_layers):
                 state[f"weight_ih_l{layer}"] = weights[f"ih{layer}"]
                 state[f"weight_hh_l{layer}"] = weights[f"hh{layer}"]
@@ -123,6 +141,16 @@ class Stack:
             module = CoRNN(
                 *sizes, dt=CORNN_DT, gamma=CORNN_GAMMA, epsilon=CORNN_EPSILON, batch_first=True
             )
+        elif self.cell == "lipschitz":
+            module = LipschitzRNN(
+                *sizes,
+                epsilon=LIPSCHITZ_EPSILON,
+                beta=LIPSCHITZ_BETA,
+                gamma=LIPSCHITZ_GAMMA,
+                batch_first=True,
+            )
+            linear, nonlinear = weights["hh0"].chunk(2, dim=1)
+            state["weight_linear"], state["weight_hh"] = linear, nonlinear
         else:
             module = LEM(*sizes, batch_first=True)
             sizes_of_parts = [3 * self.size, self.size]
@@ -152,12 +180,19 @@ class Stack:
         # Step by step: a product over all steps at once would leave the cache.
         bias, input_t = weights[f"bias{layer}"][:, None], weights[f"ih{layer}"].mT
         drives = (torch.baddbmm(bias, x, input_t) for x in inputs)
-        matrix_t = weights[f"hh{layer}"].mT
         h = bias.new_zeros(*inputs[0].shape[:2], self.size)
         hidden: list[Tensor] = []
-        if self.cell == "rnn":
+        if self.cell in ("mingru", "minlstm"):
+            advance = MinGRU.advance if self.cell == "mingru" else MinLSTM.advance
             for d in drives:
-                h = torch.tanh(torch.baddbmm(d, h, matrix_t))
+                h = advance(d, h)
+                hidden.append(h)
+            return hidden
+        matrix_t = weights[f"hh{layer}"].mT
+        if self.cell in ("rnn", "relu"):
+            activation = torch.tanh if self.cell == "rnn" else torch.relu
+            for d in drives:
+                h = activation(torch.baddbmm(d, h, matrix_t))
                 hidden.append(h)
         elif self.cell == "gru":
             size = self.size
@@ -189,6 +224,15 @@ class Stack:
                 z = z + CORNN_DT * (force - CORNN_GAMMA * h - CORNN_EPSILON * z)
                 h = h + CORNN_DT * z
                 hidden.append(h)
+        elif self.cell == "lipschitz":
+            linear_t, matrix_t = (
+                lipschitz_matrix(part, LIPSCHITZ_BETA, LIPSCHITZ_GAMMA).mT
+                for part in weights[f"hh{layer}"].chunk(2, dim=-1)
+            )
+            for d in drives:
+                flow = torch.baddbmm(torch.tanh(torch.baddbmm(d, h, matrix_t)), h, linear_t)
+                h = h + LIPSCHITZ_EPSILON * flow
+                hidden.append(h)
         else:
             size = self.size
             first_t, last_t = torch.split(matrix_t, [3 * size, size], dim=-1)
@@ -207,69 +251,3 @@ class Stack:
         draws = torch.stack([torch.rand(batch, self.size, generator=g) for g in self.generators])
         keep = 1.0 - self._dropout[:, None, None]
         return (draws.to(self.device) < keep) / keep
-
-
-def _initial_weights(
-    params: Params,
-    cell: str,
-    n_layers: int,
-    n_inputs: int,
-    n_outputs: int,
-    n_steps: int,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    size, n_gates = params["hidden_size"], N_GATES[cell]
-    width = 2 * size if cell == "cornn" else size
-    weights = {}
-    for layer in range(n_layers):
-        fan_in = n_inputs if layer == 0 else size
-        normal = torch.randn(n_gates * size, fan_in, generator=generator)
-        weights[f"ih{layer}"] = normal / math.sqrt(fan_in)
-        blocks = [
-            _recurrent_block(params.get("init_scheme", "normal"), size, generator)
-            for _ in range(n_gates * (width // size))
-        ]
-        matrix = torch.cat(blocks).view(n_gates, -1, size, size)
-        matrix = matrix.transpose(1, 2).reshape(n_gates * size, width)
-        weights[f"hh{layer}"] = params["init_gain"] * matrix
-        weights[f"bias{layer}"] = _bias(params, cell, size, n_steps, generator)
-    bound = 1.0 / math.sqrt(size)
-    weights["out"] = bound * (2.0 * torch.rand(n_outputs, size, generator=generator) - 1.0)
-    weights["out_bias"] = torch.zeros(n_outputs)
-    return weights
-
-
-def _recurrent_block(scheme: str, size: int, generator: torch.Generator) -> Tensor:
-    """One (H, H) block at gain 1."""
-    if scheme == "identity":
-        return torch.eye(size)
-    if scheme == "uniform":
-        return (2.0 * torch.rand(size, size, generator=generator) - 1.0) / math.sqrt(size)
-    if scheme == "glorot":
-        return (2.0 * torch.rand(size, size, generator=generator) - 1.0) * math.sqrt(3.0 / size)
-    normal = torch.randn(size, size, generator=generator)
-    if scheme == "orthogonal":
-        q, r = torch.linalg.qr(normal)
-        rotation: Tensor = q * torch.sign(torch.diagonal(r))
-        return rotation
-    return normal / math.sqrt(size)
-
-
-def _bias(
-    params: Params, cell: str, size: int, n_steps: int, generator: torch.Generator
-) -> Tensor:
-    """Zero; for the gate that keeps the old state, what the configuration asks for.
-
-    Chrono: ln U(1, T − 1) for the forget gate, its negative for the input gate (Tallec and
-    Ollivier, arXiv 1804.11188). The second gate is the LSTM's forget gate and the GRU's update
-    gate, which in torch keeps the old state where it is open.
-    """
-    bias = torch.zeros(N_GATES[cell], size)
-    if params.get("gate_bias") == "chrono":
-        times = 1.0 + (n_steps - 2) * torch.rand(size, generator=generator)
-        bias[1] = times.log()
-        if cell == "lstm":
-            bias[0] = -bias[1]
-    elif "gate_bias_value" in params:
-        bias[1] = params["gate_bias_value"]
-    return bias.flatten()

@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import create_trial
 
 from benchmarks.environment import describe_environment
+from benchmarks.record.plans import Plan
 from benchmarks.record.spaces import Params
 from benchmarks.record.spaces import search_space
 from benchmarks.record.tasks import Task
@@ -28,10 +29,10 @@ TABLES = Path(__file__).parents[1] / "tables"
 
 
 def assemble(
-    task: Task, cell: str, params: Sequence[Params], stacks: Sequence[Path]
+    task: Task, plan: Plan, params: Sequence[Params], stacks: Sequence[Path]
 ) -> RecordedTrials:
     """Put the stacks of a table together, in the order of the configurations."""
-    space = search_space(cell)
+    space = search_space(plan.space)
     n = len(params)
     arrays: dict[str, np.ndarray] = {}
     commits: set[str] = set()
@@ -48,8 +49,9 @@ def assemble(
     trials = []
     for i, configuration in enumerate(params):
         attributes: dict[str, object] = {}
-        for column, step in enumerate(SPECTRUM_STEPS):
-            points = arrays["spectra"][i, column]
+        # A short training has only the first of these.
+        for column, points in enumerate(arrays["spectra"][i]):
+            step = SPECTRUM_STEPS[column]
             if not np.isnan(points).any():
                 attributes |= encode_fingerprint(
                     points,
@@ -69,7 +71,7 @@ def assemble(
         trial.datetime_start = trial.datetime_complete = None
         trials.append(trial)
     return RecordedTrials(
-        name=f"{task.name}-{cell}",
+        name=plan.name,
         direction=task.direction,
         trials=tuple(trials),
         step_seconds=arrays["seconds"].mean(axis=1).astype(np.float32).astype(np.float64),
@@ -79,7 +81,7 @@ def assemble(
         },
         metadata={
             "task": task.name,
-            "cell": cell,
+            "cell": plan.cell,
             "metric": task.metric,
             "description": (task.__doc__ or "").split("\n")[0],
             "data_version": task.data_version,

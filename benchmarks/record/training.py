@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmarks.record.networks import Stack
 from benchmarks.record.spaces import Params
 from benchmarks.record.tasks import Task
+from benchmarks.record.tasks.base import BATCH_SIZE
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.fingerprint import resample_exponents
 from optuna_aelle.lyapunov import LyapunovSpectrum
@@ -25,7 +26,7 @@ from optuna_aelle.lyapunov import spectral_fingerprints
 from optuna_aelle.lyapunov.spectrum import FloatArray
 
 # −1 is the untrained network, 0 follows the first epoch. Spectra change fast at first.
-SPECTRUM_STEPS = (-1, 0, 1, 2, 4, 7, 12, 20)
+SPECTRUM_STEPS = (-1, 0, 1, 2, 4, 7, 12, 20, 33, 54)
 # Torch's defaults, and its epsilon below.
 ADAM_BETAS, RMSPROP_BETA = (0.9, 0.999), 0.99
 # Plain gradient steps need about this much more to keep pace with normalised ones. They follow a
@@ -67,8 +68,10 @@ def train_stack(
     device: torch.device,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> StackRecord:
-    """Train configurations of one shape for ``n_epochs``, and record."""
+    """Train configurations of one shape and batch size for ``n_epochs``, and record."""
     probe = task.probe
+    steps = [step for step in SPECTRUM_STEPS if step < n_epochs]
+    batch_size = params[0].get("batch_size", BATCH_SIZE)
     stack = Stack(
         params,
         cell,
@@ -80,7 +83,7 @@ def train_stack(
     )
     optimizer = StackOptimizer(stack, params)
     size = len(params), n_epochs
-    fingerprints = len(params), len(SPECTRUM_STEPS)
+    fingerprints = len(params), len(steps)
     record = StackRecord(
         train_loss=np.full(size, np.nan),
         validation=np.full(size, np.nan),
@@ -93,13 +96,13 @@ def train_stack(
     for step in range(-1, n_epochs):
         if step >= 0:
             started = time.perf_counter()
-            record.train_loss[:, step] = train_epoch(stack, task, optimizer, step)
+            record.train_loss[:, step] = train_epoch(stack, task, optimizer, step, batch_size)
             record.validation[:, step] = _score(stack, task, task.split.validation, optimizer)
             record.seconds[:, step] = (time.perf_counter() - started) / len(params)
             record.test[:, step] = _score(stack, task, task.split.test, optimizer)
             after_epoch()
-        if step in SPECTRUM_STEPS:
-            column = SPECTRUM_STEPS.index(step)
+        if step in steps:
+            column = steps.index(step)
             alive = [i for i in range(len(params)) if not optimizer.diverged[i]]
             started = time.perf_counter()
             for i, spectrum in zip(alive, _fingerprints(stack, probe, alive), strict=True):
@@ -169,10 +172,17 @@ class StackOptimizer:
             weight.sub_(wide(alive * self._rate) * direction)
 
 
-def train_epoch(stack: Stack, task: Task, optimizer: StackOptimizer, epoch: int) -> FloatArray:
+def train_epoch(
+    stack: Stack,
+    task: Task,
+    optimizer: StackOptimizer,
+    epoch: int,
+    batch_size: int = BATCH_SIZE,
+) -> FloatArray:
+    """One pass over the epoch's data; the mean loss of each network ``(G,)``."""
     total, n = torch.zeros(len(stack), device=stack.device), 0
     weights = list(stack.weights.values())
-    for x, y in task.batches(epoch):
+    for x, y in task.batches(epoch, batch_size):
         outputs = stack.outputs(x.to(stack.device), every_step=task.every_step, training=True)
         losses = task.losses(outputs, y.to(stack.device))
         # What one network has lost must not spoil the gradients of the others.

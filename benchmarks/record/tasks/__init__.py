@@ -1,4 +1,4 @@
-"""Which tasks are there? Ten for recurrent networks; a new one is a class and its line here."""
+"""Which tasks are there? A new one is a class and its line here."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ from collections.abc import Callable
 
 from benchmarks.record.tasks.base import Split
 from benchmarks.record.tasks.base import Task
-from benchmarks.record.tasks.generated import Adding
-from benchmarks.record.tasks.generated import Copying
-from benchmarks.record.tasks.generated import FourSines
-from benchmarks.record.tasks.generated import Lorenz
-from benchmarks.record.tasks.generated import Recall
+from benchmarks.record.tasks.memory import Adding
+from benchmarks.record.tasks.memory import Association
+from benchmarks.record.tasks.memory import Copying
+from benchmarks.record.tasks.memory import Matching
+from benchmarks.record.tasks.memory import Recall
+from benchmarks.record.tasks.memory import Sorting
 from benchmarks.record.tasks.real import CharLM
 from benchmarks.record.tasks.real import Digits
 from benchmarks.record.tasks.real import FashionRows
 from benchmarks.record.tasks.real import JapaneseVowels
 from benchmarks.record.tasks.real import OSULeaf
+from benchmarks.record.tasks.sequences import Brackets
+from benchmarks.record.tasks.sequences import Counting
+from benchmarks.record.tasks.sequences import Integration
+from benchmarks.record.tasks.sequences import Modular
+from benchmarks.record.tasks.sequences import Parity
+from benchmarks.record.tasks.systems import FourSines
+from benchmarks.record.tasks.systems import Lorenz
+from benchmarks.record.tasks.systems import Maps
+from benchmarks.record.tasks.systems import Narma
+from benchmarks.record.tasks.systems import Oscillator
+from benchmarks.record.tasks.systems import Pendulum
+from benchmarks.record.tasks.systems import Teacher
 
 __all__ = ["TASKS", "Split", "Task"]
 
@@ -32,5 +45,18 @@ TASKS: dict[str, Callable[[], Task]] = {
         Recall,
         Copying,
         FourSines,
+        Matching,
+        Sorting,
+        Association,
+        Parity,
+        Counting,
+        Brackets,
+        Integration,
+        Modular,
+        Teacher,
+        Maps,
+        Pendulum,
+        Oscillator,
+        Narma,
     )
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Data = tuple[Tensor, Tensor]
-# 8 to 48 updates an epoch, with as few sequences as the tasks have.
+# 8 to 48 updates an epoch with as few sequences as the first tasks have.
 BATCH_SIZE = 25
 # As many as `spectral_fingerprint` looks at.
 PROBE_SEQUENCES = 4
@@ -72,11 +72,11 @@ class Task(ABC):
         assert self.split.train is not None
         return self.split.train
 
-    def batches(self, epoch: int) -> Iterator[Data]:
+    def batches(self, epoch: int, batch_size: int = BATCH_SIZE) -> Iterator[Data]:
         """The training data of an epoch in its own order."""
         x, y = self.draw(epoch)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1000 + epoch))
-        for rows in torch.split(order, BATCH_SIZE):
+        for rows in torch.split(order, batch_size):
             yield x[rows], y[rows]
 
     def bounded(self, errors: Tensor) -> Tensor:
