@@ -12,11 +12,14 @@ from benchmarks.record.tasks.memory import Copying
 from benchmarks.record.tasks.memory import Matching
 from benchmarks.record.tasks.memory import Recall
 from benchmarks.record.tasks.memory import Sorting
-from benchmarks.record.tasks.real import CharLM
+from benchmarks.record.tasks.real import MNIST1D
 from benchmarks.record.tasks.real import Digits
 from benchmarks.record.tasks.real import FashionRows
 from benchmarks.record.tasks.real import JapaneseVowels
+from benchmarks.record.tasks.real import Laser
+from benchmarks.record.tasks.real import Motions
 from benchmarks.record.tasks.real import OSULeaf
+from benchmarks.record.tasks.real import Power
 from benchmarks.record.tasks.sequences import Brackets
 from benchmarks.record.tasks.sequences import Counting
 from benchmarks.record.tasks.sequences import Integration
@@ -29,6 +32,8 @@ from benchmarks.record.tasks.systems import Narma
 from benchmarks.record.tasks.systems import Oscillator
 from benchmarks.record.tasks.systems import Pendulum
 from benchmarks.record.tasks.systems import Teacher
+from benchmarks.record.tasks.texts import Bible
+from benchmarks.record.tasks.texts import CharLM
 
 __all__ = ["TASKS", "Split", "Task"]
 
@@ -58,5 +63,10 @@ TASKS: dict[str, Callable[[], Task]] = {
         Pendulum,
         Oscillator,
         Narma,
+        Power,
+        Motions,
+        MNIST1D,
+        Laser,
+        Bible,
     )
 }

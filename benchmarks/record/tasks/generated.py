@@ -99,7 +99,7 @@ class SettledRegression(Regression):
 
 
 class Forecast(SettledRegression):
-    """Simulated courses, seen with noise; the answers are what comes several steps later.
+    """Courses of a system, seen with noise; the answers are what comes several steps later.
 
     Attributes:
         ahead: How many steps.
@@ -115,11 +115,11 @@ class Forecast(SettledRegression):
     fresh = True
 
     @abstractmethod
-    def simulate(self) -> Tensor:
+    def courses(self) -> Tensor:
         """Courses ``(M, L, D)`` of the numbers that are seen and forecast."""
 
     def load(self) -> Split:
-        courses = self.simulate()
+        courses = self.courses()
         courses = (courses - courses.mean((0, 1))) / courses.std((0, 1))
         parts = self.parts(courses.float())
         self._courses = parts[0]

@@ -108,7 +108,7 @@ class Matching(Generated, Questions):
 
     name = "matching"
     every_step = True
-    n_train = 800
+    n_train = 600
     n_steps, size, tests = 30, 6, (5, 13, 29)
     n_inputs, n_outputs = size + 2, 1
 
@@ -134,7 +134,7 @@ class Sorting(Generated, Regression):
     """Five numbers that were shown in the course of 16 steps, in rising order."""
 
     name = "sorting"
-    n_train = 2500
+    n_train = 2000
     n_steps, n_keys = 16, 5
     n_inputs, n_outputs = 2, n_keys
 
@@ -154,8 +154,8 @@ class Association(Generated, Choices):
     """
 
     name = "association"
-    n_train = 5000
-    n_steps, n_pairs, n_keys, code_size = 20, 3, 10, 6
+    n_train = 3000
+    n_steps, n_pairs, n_keys, code_size = 18, 3, 10, 6
     n_values = n_outputs = 4
     n_inputs = code_size + n_values + 1
 

@@ -1,4 +1,4 @@
-"""Tasks on data from outside: images by pixel or row, series of archives, the text of programs.
+"""Tasks on data from outside: images by pixel or row, and measured series.
 
 Notation as in `benchmarks.record.tasks.base`.
 """
@@ -6,7 +6,6 @@ Notation as in `benchmarks.record.tasks.base`.
 from __future__ import annotations
 
 import gzip
-import sysconfig
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +13,12 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.record.tasks.base import Classification
 from benchmarks.record.tasks.base import Data
 from benchmarks.record.tasks.base import Split
-from benchmarks.record.tasks.base import Task
 from benchmarks.record.tasks.base import cross_entropy
+from benchmarks.record.tasks.generated import Forecast
 
 # Where Debian's package dataset-fashion-mnist puts it.
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -41,13 +39,21 @@ class Digits(Classification):
         return Split(train=(x[a], y[a]), validation=(x[b], y[b]), test=(x[c], y[c]))
 
 
-class FashionRows(Classification):
-    """Fashion-MNIST, one row of 28 pixels a step; the score is the cross-entropy."""
+class GradedClassification(Classification):
+    """The score is the cross-entropy: where data is small, accuracies are few."""
 
-    name = "fashion"
     metric = "cross-entropy"
     direction: Literal["minimize", "maximize"] = "minimize"
     worst = 5.0
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.bounded(cross_entropy(outputs, targets))
+
+
+class FashionRows(GradedClassification):
+    """Fashion-MNIST, one row of 28 pixels a step; the score is the cross-entropy."""
+
+    name = "fashion"
     n_inputs, n_outputs = 28, 10
 
     def load(self) -> Split:
@@ -64,9 +70,6 @@ class FashionRows(Classification):
             test=(test_x[:500], test_y[:500]),
         )
 
-    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.bounded(cross_entropy(outputs, targets))
-
 
 def _read_idx(name: str) -> Data:
     def payload(path: Path, header: int) -> torch.Tensor:
@@ -82,15 +85,18 @@ class Archive(Classification):
     """A data set of the UCR/UEA archives that `aeon` brings along."""
 
     def read(self, part: Literal["train", "test"]) -> Data:
-        from aeon.datasets import load_classification
-
+        try:
+            from aeon.datasets import load_classification
+        except ImportError as error:
+            raise _missing("aeon") from error
         series, labels = load_classification(self.archive_name, split=part)
         longest = max(s.shape[1] for s in series)
         # Shorter ones are padded in front: the network answers after the last step.
         x = torch.zeros(len(series), longest, series[0].shape[0])
         for row, s in zip(x, series, strict=True):
             row[longest - s.shape[1] :] = torch.from_numpy(np.asarray(s.T, dtype=np.float32))
-        return x, torch.tensor([int(label) - 1 for label in labels])
+        classes = sorted(set(labels), key=lambda label: (len(label), label))
+        return x, torch.tensor([classes.index(label) for label in labels])
 
     archive_name: str
 
@@ -125,45 +131,91 @@ class OSULeaf(Archive):
         return Split(train=(x[a], y[a]), validation=(x[b], y[b]), test=(x[c], y[c]))
 
 
-class CharLM(Task):
-    """Next-character prediction on the source of Python's standard library; bits a character."""
+class Power(Archive, GradedClassification):
+    """A day of Italian power demand by the hour: summer or winter? The score is cross-entropy."""
 
-    name = "charlm"
-    metric = "bits a character"
-    every_step = True
-    worst = 8.0
-    modules = ("argparse", "ast", "dataclasses", "datetime", "inspect", "tarfile", "typing")
-    alphabet = "\n abcdefghijklmnopqrstuvwxyz_.,:=()[]'\"#0"
-    n_inputs = n_outputs = len(alphabet) + 1
-    n_steps, n_windows = 50, 500
+    name = "power"
+    archive_name = "ItalyPowerDemand"
+    n_inputs, n_outputs = 1, 2
 
     def load(self) -> Split:
-        folder = Path(sysconfig.get_path("stdlib"))
-        texts = [(folder / f"{name}.py").read_text() for name in self.modules]
-        text = "\n".join(" ".join(t.lower().split(" ")) for t in texts)
-        # Indentation in steps of four says nothing new after its first blank.
-        text = text.replace("    ", " ")
-        known = {character: i for i, character in enumerate(self.alphabet)}
-        codes = torch.tensor([known.get(character, len(known)) for character in text])
-        width = self.n_steps + 1
-        windows = codes[: len(codes) // width * width].view(-1, width)
-        order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
-        self._windows = windows[order[400:]]
+        (x, y), (other_x, other_y) = self.read("train"), self.read("test")
+        x, y = torch.cat([x, other_x]), torch.cat([y, other_y])
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        a, b, c = order[:240], order[240:660], order[660:]
+        return Split(train=(x[a], y[a]), validation=(x[b], y[b]), test=(x[c], y[c]))
+
+
+class Motions(Archive, GradedClassification):
+    """Four motions by what a watch measures, 50 steps of six numbers; scored by cross-entropy."""
+
+    name = "motions"
+    archive_name = "BasicMotions"
+    n_inputs, n_outputs = 6, 4
+    n_steps, starts = 50, (0, 10, 20, 30, 40, 50)
+
+    def load(self) -> Split:
+        train, (x, y) = self.read("train"), self.read("test")
+        center, spread = train[0].mean((0, 1)), train[0].std((0, 1))
+
+        def windows(x: Tensor, y: Tensor) -> Data:
+            cut = [x[:, at : at + self.n_steps] for at in self.starts]
+            return (torch.cat(cut) - center) / spread, y.repeat(len(cut))
+
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        a, b = order[:20], order[20:]
         return Split(
-            validation=self._pair(windows[order[:200]]), test=self._pair(windows[order[200:400]])
+            train=windows(*train), validation=windows(x[a], y[a]), test=windows(x[b], y[b])
         )
 
-    def draw(self, epoch: int) -> Data:
-        generator = torch.Generator().manual_seed(epoch)
-        rows = torch.randint(len(self._windows), (self.n_windows,), generator=generator)
-        return self._pair(self._windows[rows])
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(outputs, targets)
+class MNIST1D(Classification):
+    """MNIST-1D: ten shapes, stretched, shifted and noisy, in 40 steps of one number.
 
-    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        bits = cross_entropy(outputs, targets) / float(np.log(2.0))
-        return self.bounded(bits)
+    Source: Greydanus and Kobak (arXiv 2011.14439); made by the authors' package.
+    """
 
-    def _pair(self, windows: Tensor) -> Data:
-        return F.one_hot(windows[:, :-1], self.n_inputs).float(), windows[:, 1:]
+    name = "mnist1d"
+    n_inputs, n_outputs = 1, 10
+
+    def load(self) -> Split:
+        try:
+            from mnist1d.data import make_dataset
+        except ImportError as error:
+            raise _missing("mnist1d") from error
+        made = make_dataset()
+        x = torch.tensor(made["x"], dtype=torch.float32)[..., None]
+        y = torch.tensor(made["y"])
+        return Split(
+            train=(x[:1000], y[:1000]),
+            validation=(x[1500:2500], y[1500:2500]),
+            test=(x[2500:3500], y[2500:3500]),
+        )
+
+
+class Laser(Forecast):
+    """Forecast the intensity of a chaotic laser 2 and 10 steps ahead; 250 steps are seen.
+
+    Source: the Santa Fe time series competition (1991), set A, as reservoirpy brings it along.
+    """
+
+    name = "laser"
+    n_train = 200
+    n_steps, ahead = 250, (2, 10)
+    n_inputs, n_outputs = 1, 2
+
+    def courses(self) -> Tensor:
+        try:
+            from reservoirpy.datasets import santafe_laser
+        except ImportError as error:
+            raise _missing("reservoirpy") from error
+        return torch.tensor(np.asarray(santafe_laser(), dtype=np.float64))[None]
+
+    def parts(self, courses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return courses[:, :6000], courses[:, 6000:8000], courses[:, 8000:]
+
+
+def _missing(package: str) -> ImportError:
+    return ImportError(
+        f"Expected the package {package}, found none. Install it: pip install -e .[record]."
+    )

@@ -49,8 +49,8 @@ class Counting(Generated, Regression):
 
     name = "counting"
     every_step = True
-    n_train = 600
-    n_steps = 60
+    n_train = 500
+    n_steps = 50
     chances = (0.3, 0.3, 0.1, 0.26, 0.04)
     n_inputs, n_outputs = 4, 3
 
@@ -76,8 +76,7 @@ class Brackets(Generated, Choices):
     """
 
     name = "brackets"
-    n_train = 600
-    n_steps, n_kinds, deepest = 50, 3, 6
+    n_steps, n_kinds, deepest = 40, 3, 6
     n_inputs, n_outputs = 2 * n_kinds, n_kinds + 1
 
     def make(self, n: int, generator: torch.Generator) -> Data:
@@ -108,7 +107,7 @@ class Integration(Generated, Regression):
     name = "integration"
     every_step = True
     n_train = 400
-    n_steps, cue_chance = 60, 0.05
+    n_steps, cue_chance = 50, 0.05
     n_inputs, n_outputs = 4, 1
 
     def make(self, n: int, generator: torch.Generator) -> Data:
@@ -138,7 +137,7 @@ class Modular(Generated, Task):
 
     name = "modular"
     metric = "relative cross-entropy"
-    n_train = 2000
+    n_train = 1500
     n_steps, n_marked, n_digits, moduli = 16, 4, 5, (2, 3, 5)
     n_inputs, n_outputs = n_digits + 1, sum(moduli)
 

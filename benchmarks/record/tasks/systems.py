@@ -127,7 +127,7 @@ class Maps(Forecast):
     n_steps, ahead, noise = 40, (1, 2, 4), 0.05
     n_inputs, n_outputs = 1, 3
 
-    def simulate(self) -> Tensor:
+    def courses(self) -> Tensor:
         rng = np.random.default_rng(0)
         n = 400
         a, b = rng.uniform(1.15, 1.4, n), rng.uniform(0.25, 0.3, n)
@@ -144,12 +144,12 @@ class Pendulum(Forecast):
     """Forecast the angles of a double pendulum a third and two thirds of a second ahead."""
 
     name = "pendulum"
-    n_train = 400
-    n_steps, ahead, noise = 50, (5, 10), 0.02
+    n_train = 300
+    n_steps, ahead, noise = 40, (5, 10), 0.02
     n_inputs, n_outputs = 4, 8
     dt = 1.0 / 15.0
 
-    def simulate(self) -> Tensor:
+    def courses(self) -> Tensor:
         rng = np.random.default_rng(0)
         n, g = 400, 9.81
 
@@ -180,12 +180,12 @@ class Oscillator(Forecast):
     """Forecast driven Duffing oscillators a sixth and half a period ahead, from their place."""
 
     name = "oscillator"
-    n_train = 300
-    n_steps, ahead, noise = 60, (3, 9), 0.05
+    n_train = 250
+    n_steps, ahead, noise = 48, (3, 9), 0.05
     n_inputs, n_outputs = 1, 2
     frequency = 1.2
 
-    def simulate(self) -> Tensor:
+    def courses(self) -> Tensor:
         rng = np.random.default_rng(0)
         n = 400
         drive, phase = rng.uniform(0.3, 0.6, n), rng.uniform(0.0, 2.0 * np.pi, n)
@@ -208,7 +208,7 @@ class Narma(Generated, SettledRegression):
 
     name = "narma"
     n_train = 250
-    n_steps, orders, washout = 80, (5, 10, 20), 20
+    n_steps, orders, washout = 70, (5, 10, 20), 20
     n_inputs, n_outputs = 1, len(orders)
 
     def make(self, n: int, generator: torch.Generator) -> Data:
