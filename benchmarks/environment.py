@@ -1,4 +1,4 @@
-"""What was a measurement taken on, and where are its results?"""
+"""What was a measurement taken on, and where are its tables and results?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+TABLES = Path(__file__).parent / "tables"
 PACKAGES = ("optuna", "torch", "numpy", "scikit-learn", "scipy")
 
 

@@ -45,14 +45,14 @@ def overall(frame: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
             values = part.pivot(index="table", columns="repeat", values=measure)
             tasks = [str(table).rsplit("-", 1)[0] for table in values.index]
             row[measure] = float(np.nanmean(np.nanmean(values.to_numpy(float), axis=1)))
-            draws = _bootstrap(values.to_numpy(float), tasks, rng)
+            draws = bootstrap_means(values.to_numpy(float), tasks, rng)
             row[f"{measure}_low"], row[f"{measure}_high"] = np.nanpercentile(draws, [2.5, 97.5])
         rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _bootstrap(values: FloatArray, tasks: list[str], rng: np.random.Generator) -> FloatArray:
-    """Means over tables of tasks drawn with replacement, and over repeats drawn within each."""
+def bootstrap_means(values: FloatArray, tasks: list[str], rng: np.random.Generator) -> FloatArray:
+    """Means of ``values (tables, repeats)``, tables drawn by task and repeats within each."""
     n_tables, n_repeats = values.shape
     own = [np.flatnonzero(np.array(tasks) == task) for task in dict.fromkeys(tasks)]
     drawn = rng.integers(len(own), size=(N_BOOTSTRAP, len(own)))

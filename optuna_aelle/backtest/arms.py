@@ -1,23 +1,35 @@
-"""The pruners that a replay compares: none, Optuna's as they come and tuned, and ours.
+"""Who is compared: the pruners of a replay, the searches of a race; Optuna's, tuned, and ours.
 
-Studies, benchmarks and the command line take them from here, by name. A new arm is one more entry
-in `pruner_arms`.
+Studies, benchmarks and the command line take them from here, by name. A new pruner is one more
+entry in `pruner_arms`, a new search one more in `search_arms`.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
 from optuna.pruners import HyperbandPruner
 from optuna.pruners import MedianPruner
 from optuna.pruners import NopPruner
 from optuna.pruners import PercentilePruner
 from optuna.pruners import SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler
+from optuna.samplers import GPSampler
+from optuna.samplers import RandomSampler
+from optuna.samplers import TPESampler
 
+from optuna_aelle.backtest.promotion import Promotion
+from optuna_aelle.backtest.race import ArmFactory
+from optuna_aelle.backtest.race import NativeArm
 from optuna_aelle.backtest.replay import PrunerFactory
 from optuna_aelle.decisions.pruner import AeLLEPruner
 from optuna_aelle.decisions.pruner import report_spacing
+from optuna_aelle.decisions.sampler import AeLLESampler
 from optuna_aelle.trials.table import RecordedTrials
 
 NONE = "none"
@@ -31,6 +43,21 @@ SHOWN = (
     "SHA η=2, min 1",
     "SHA η=4, min 1",
     "Hyperband, min 1",
+    OURS,
+)
+
+
+DEFAULTS = "Optuna's defaults"
+# The same for searches: doing nothing, Optuna's defaults, the best of each kind.
+SHOWN_SEARCHES = (
+    "random, none",
+    DEFAULTS,
+    "TPE, none",
+    "TPE, Hyperband, min 1",
+    "TPE, SHA η=2, min 1",
+    "GP, SHA η=2, min 1",
+    "random, SHA η=2, min 1",
+    "ASHA η=3",
     OURS,
 )
 
@@ -96,3 +123,56 @@ def shown_arms(steps: Steps) -> dict[str, PrunerFactory]:
     """Those of `pruner_arms` that the command line shows."""
     arms = pruner_arms(steps)
     return {name: arms[name] for name in SHOWN}
+
+
+def search_arms(steps: Steps) -> dict[str, ArmFactory]:
+    """Name to a function that makes a fresh arm of a `race`: ``sampler, pruner``, or another kind.
+
+    TPE and the Gaussian process are those of Optuna; the former multivariate and grouped, the
+    latter after four finished trials instead of ten, which a race of twelve trainings hardly has.
+    """
+    pruners = pruner_arms(steps)
+    arms: dict[str, ArmFactory] = {DEFAULTS: partial(_pair, TPESampler, MedianPruner)}
+    samplers: dict[str, Callable[[], BaseSampler]] = {
+        "random": RandomSampler,
+        "TPE": _tpe,
+        "GP": partial(GPSampler, n_startup_trials=4),
+    }
+    for sampler_name, sampler in samplers.items():
+        for pruner_name, pruner in pruners.items():
+            if pruner_name.startswith((NONE, "Median", "Hyperband", "SHA")):
+                arms[f"{sampler_name}, {pruner_name}"] = partial(_pair, sampler, pruner)
+    for eta in (2, 3, 4):
+        arms[f"ASHA η={eta}"] = partial(_promotion, eta)
+    arms[OURS] = _ours
+    return arms
+
+
+def shown_search_arms(steps: Steps) -> dict[str, ArmFactory]:
+    """Those of `search_arms` that the command line shows."""
+    arms = search_arms(steps)
+    return {name: arms[name] for name in SHOWN_SEARCHES}
+
+
+def _pair(
+    sampler: Callable[[], BaseSampler], pruner: Callable[[], BasePruner]
+) -> tuple[BaseSampler, BasePruner]:
+    return sampler(), pruner()
+
+
+def _tpe() -> TPESampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(multivariate=True, group=True)
+
+
+def _promotion(reduction_factor: int) -> NativeArm:
+    return Promotion(reduction_factor)
+
+
+def _ours() -> tuple[BaseSampler, BasePruner]:
+    return AeLLESampler(_no_network, _tpe()), AeLLEPruner()
+
+
+def _no_network(params: dict[str, object]) -> None:
+    """A race gives samplers the spectra that were recorded."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -278,3 +279,37 @@ def _long_step_seconds(recorded: RecordedTrials) -> float | None:
         if payload.get("seconds")
     ]
     return float(np.mean(seconds)) / FINGERPRINT_SHARE if seconds else None
+
+
+# Scores of the configurations of a pool, ``(n,)``; the highest starts first.
+Ranking = Callable[[Pool], FloatArray]
+
+
+@dataclass(frozen=True)
+class PriorRanking:
+    """Rank the untrained configurations of a pool by what a prior says of them.
+
+    Args:
+        prior: Of other studies; the pool's by default.
+        spectra: Whether it is told the spectra of all of them, which are charged.
+    """
+
+    prior: StandingPrior | None = None
+    spectra: bool = True
+
+    def __call__(self, pool: Pool) -> FloatArray:
+        """Mean standings, ``(n,)``."""
+        prior = pool.prior if self.prior is None else self.prior
+        if prior is None:
+            raise ValueError("Expected a prior to rank by: pass one to race, or here. Got none.")
+        for position in range(len(pool)) if self.spectra else ():
+            pool.payload(position)
+        known = [pool.trial(position) for position in range(len(pool))]
+        return prior.predict(known, UNTRAINED_STEP)[0]
+
+
+def in_order(pool: Pool, ranking: Ranking | None) -> list[int]:
+    """The positions of a pool, the most promising first; among equals in the order of the pool."""
+    if ranking is None:
+        return list(range(len(pool)))
+    return [int(i) for i in np.argsort(-np.asarray(ranking(pool)), kind="stable")]

@@ -1,30 +1,16 @@
-"""Arms of a race that stop trainings and take some of them up again, which needs checkpoints.
-
-An arm that orders the pool starts configurations as they are ranked: by a prior's knowledge of
-them, or, without one, in the order of chance.
-"""
+"""Arms of a race that stop trainings and take some of them up again, which needs checkpoints."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from optuna_aelle.backtest.pool import FloatArray
 from optuna_aelle.backtest.pool import Pool
-
-# Scores of the configurations of a pool, ``(n,)``; the highest starts first.
-Ranking = Callable[[Pool], FloatArray]
-
-
-def in_order(pool: Pool, ranking: Ranking | None) -> list[int]:
-    """The positions of a pool, the most promising first; among equals in the order of the pool."""
-    if ranking is None:
-        return list(range(len(pool)))
-    return [int(i) for i in np.argsort(-np.asarray(ranking(pool)), kind="stable")]
+from optuna_aelle.backtest.pool import Ranking
+from optuna_aelle.backtest.pool import in_order
 
 
 def rungs(length: int, reduction_factor: int, min_resource: int) -> list[int]:
@@ -108,38 +94,5 @@ class TopK:
         last = [pool.sign * pool.values(i)[-1] for i in range(n_tried)]
         ranked = np.argsort(-np.nan_to_num(last, nan=-math.inf), kind="stable")
         for position in ranked[: self.k]:
-            while not pool.is_over(int(position)):
-                pool.train(int(position))
-
-
-def coin(pool: Pool, seed: int) -> None:
-    """Throw a coin after every report whether to go on: what no arm may be worse than.
-
-    It goes on with the training that it is at, or starts another one, and never comes back.
-    """
-    rng = np.random.default_rng(seed)
-    for position in range(len(pool)):
-        while not pool.is_over(position):
-            pool.train(position)
-            if rng.uniform() < 0.5:
-                break
-
-
-class Oracle:
-    """Knows where everything ends and starts with the best: what no arm can be better than.
-
-    Args:
-        finals: Final values by the parameters of a configuration, ``repr(sorted(items))``.
-    """
-
-    def __init__(self, finals: dict[str, float]) -> None:
-        self._finals = finals
-
-    def __call__(self, pool: Pool, seed: int) -> None:
-        """Train everything to its end, the best first."""
-        known = [
-            pool.sign * self._finals[repr(sorted(t.params.items()))] for t in pool.configurations
-        ]
-        for position in np.argsort(-np.nan_to_num(known, nan=-math.inf), kind="stable"):
             while not pool.is_over(int(position)):
                 pool.train(int(position))

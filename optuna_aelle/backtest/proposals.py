@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
+from optuna.distributions import FloatDistribution
+from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.samplers import GPSampler
 from optuna.samplers import RandomSampler
@@ -33,25 +35,28 @@ FloatArray = npt.NDArray[np.float64]
 class PoolSampler(WrappingSampler):
     """Let a sampler choose among the configurations of a pool that it has not taken yet.
 
-    Where it would draw at random, as before its first trials have ended, the next one in the
-    order of the pool is taken, so that arms which share a pool begin alike. Asked again for the
+    Where it would draw at random, as before its first trials have ended, the next one in
+    ``order`` is taken, so that arms which share a pool begin alike. Asked again for the
     same trial, it takes another one.
 
     Args:
         base: Any sampler. TPE and Gaussian processes are asked for their acquisition function;
             what others propose is moved to the nearest configuration that is left.
         configurations: Those of the pool.
+        order: Their positions.
 
     Attributes:
         chosen: The position of the configuration that was taken last.
     """
 
-    def __init__(self, base: BaseSampler, configurations: Sequence[FrozenTrial]) -> None:
+    def __init__(
+        self, base: BaseSampler, configurations: Sequence[FrozenTrial], order: Sequence[int]
+    ) -> None:
         # The hooks below are for the pool, not for whoever else uses the sampler.
         super().__init__(copy.copy(base))
         self._configurations = configurations
         self._neighbors = Neighbors(configurations)
-        self._left = list(range(len(configurations)))
+        self._left = list(order)
         self.chosen = -1
         self._asked: list[int] = []
         self._candidates: list[FrozenTrial] = []
@@ -59,7 +64,12 @@ class PoolSampler(WrappingSampler):
         if isinstance(self._base, TPESampler):
             self._hook_tpe(self._base)
         elif isinstance(self._base, GPSampler):
-            self._base._optimize_acqf = self._best_of_gp  # type: ignore[method-assign]
+            self._base._optimize_acqf = self._best_of_gp  # type: ignore
+
+    @property
+    def n_left(self) -> int:
+        """How many have not been taken."""
+        return len(self._left)
 
     @property
     def configuration(self) -> FrozenTrial:
@@ -111,7 +121,7 @@ class PoolSampler(WrappingSampler):
     def _score_independently(
         self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
     ) -> None:
-        """TPE judges parameters one by one that not all trials have, or all of them if asked to."""
+        """TPE judges one by one the parameters that not all trials have, or all if asked to."""
         for name, distribution in self._neighbors.space.items():
             if name not in space and not distribution.single():
                 self._base.sample_independent(study, trial, name, distribution)
@@ -141,7 +151,7 @@ class PoolSampler(WrappingSampler):
         def acquisition(
             samples: dict[str, FloatArray], below: _ParzenEstimator, above: _ParzenEstimator
         ) -> FloatArray:
-            ratio = below.log_pdf(samples) - above.log_pdf(samples)
+            ratio: FloatArray = below.log_pdf(samples) - above.log_pdf(samples)
             if sampler._scores is None:
                 sampler._scores = np.zeros(len(sampler._candidates))
             # Groups of parameters are drawn one after the other: their densities multiply.
@@ -151,13 +161,34 @@ class PoolSampler(WrappingSampler):
             return ratio
 
         base._parzen_estimator_cls = PoolEstimator
-        base._compute_acquisition_func = acquisition  # type: ignore[method-assign]
+        base._compute_acquisition_func = acquisition  # type: ignore
 
     def _having(self, names: Any) -> list[int]:
         """The candidates with all of these parameters."""
         return [i for i, t in enumerate(self._candidates) if names.keys() <= t.params.keys()]
 
     def _best_of_gp(self, acquisition: Any, best_params: FloatArray | None) -> FloatArray:
-        points = acquisition.search_space.get_normalized_params(self._candidates)
+        # A parameter that no finished trial lacked may be missing here: any value is as good.
+        filled = [_filled(trial, self._neighbors.space) for trial in self._candidates]
+        points = acquisition.search_space.get_normalized_params(filled)
         self._scores = np.asarray(acquisition.eval_acqf_no_grad(points))
         return np.asarray(points[int(np.argmax(self._scores))])
+
+
+def _filled(trial: FrozenTrial, space: dict[str, BaseDistribution]) -> FrozenTrial:
+    """The trial with every parameter of a space."""
+    missing = {n: d.to_external_repr(_middle(d)) for n, d in space.items() if n not in trial.params}
+    if not missing:
+        return trial
+    filled = copy.copy(trial)
+    filled.params = {**trial.params, **missing}
+    return filled
+
+
+def _middle(distribution: BaseDistribution) -> float:
+    """A value that is neither of the ends; of choices the first."""
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        low, high = distribution.low, distribution.high
+        middle = (low * high) ** 0.5 if distribution.log else (low + high) / 2.0
+        return round(middle) if isinstance(distribution, IntDistribution) else middle
+    return 0.0

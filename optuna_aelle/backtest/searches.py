@@ -13,6 +13,8 @@ from optuna.trial import TrialState
 
 from optuna_aelle.backtest.pool import FloatArray
 from optuna_aelle.backtest.pool import Pool
+from optuna_aelle.backtest.pool import Ranking
+from optuna_aelle.backtest.pool import in_order
 from optuna_aelle.backtest.proposals import PoolSampler
 from optuna_aelle.backtest.streams import suggest
 from optuna_aelle.decisions.sampler import AeLLESampler
@@ -33,15 +35,22 @@ class Search:
     Args:
         sampler: Any; `PoolSampler` says how it chooses among the configurations of the pool.
         pruner: Any.
+        ranking: In which order configurations start where the sampler is random; that of chance
+            by default.
     """
 
-    def __init__(self, sampler: BaseSampler, pruner: BasePruner) -> None:
+    def __init__(
+        self, sampler: BaseSampler, pruner: BasePruner, ranking: Ranking | None = None
+    ) -> None:
         self._sampler = sampler
         self._pruner = pruner
+        self._ranking = ranking
 
     def __call__(self, pool: Pool, seed: int) -> None:
         """Search until the budget is spent or nothing is left."""
-        proposals, sampler = _over(pool, self._sampler)
+        order = in_order(pool, self._ranking)
+        with pool.uncharged():
+            proposals, sampler = _over(pool, order, self._sampler)
         # Without Optuna's line a trial, which would cost more than the race.
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -54,7 +63,8 @@ class Search:
                     pruner=self._pruner,
                 )
             reads = reads_of(self._pruner) | frozenset(getattr(sampler, "reads", ()))
-            while pool.left:
+            # Not what the pool has left: a trial may be pruned before it is trained.
+            while proposals.n_left:
                 trial = study.ask()
                 position = proposals.chosen
                 with pool.uncharged():
@@ -131,12 +141,12 @@ class _Chosen(WrappingSampler):
         return self._proposals.configuration.params[param_name]
 
 
-def _over(pool: Pool, sampler: BaseSampler) -> tuple[PoolSampler, BaseSampler]:
+def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampler, BaseSampler]:
     """A sampler whose innermost one chooses among the configurations of a pool."""
     if not isinstance(sampler, WrappingSampler):
-        proposals = PoolSampler(sampler, pool.configurations)
+        proposals = PoolSampler(sampler, pool.configurations, order)
         return proposals, proposals
-    proposals, base = _over(pool, sampler.base)
+    proposals, base = _over(pool, order, sampler.base)
     if isinstance(sampler, AeLLESampler):
 
         def spectrum(params: dict[str, Any]) -> FloatArray | None:

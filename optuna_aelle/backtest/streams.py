@@ -107,11 +107,11 @@ class Neighbors:
             self.space |= trial.distributions
         self._encoder = ParameterEncoder(recorded)
         self._positions = self._encoder.encode(recorded)
-        self._indices = {_key(trial.params): i for i, trial in enumerate(recorded)}
+        self._indices = {key_of(trial.params): i for i, trial in enumerate(recorded)}
 
     def find(self, params: dict[str, Any]) -> int | None:
         """The index of the trial with exactly these parameters, None if there is none."""
-        return self._indices.get(_key(params))
+        return self._indices.get(key_of(params))
 
     def nearest(self, params: dict[str, Any], among: Sequence[int] | None = None) -> int:
         """The index of the closest of all, or of those ``among``."""
@@ -137,7 +137,8 @@ class Neighbors:
         return indices[int(np.argmin((away**2).sum(axis=1)))]
 
 
-def _key(params: dict[str, Any]) -> str:
+def key_of(params: dict[str, Any]) -> str:
+    """What tells configurations apart."""
     return repr(sorted(params.items()))
 
 

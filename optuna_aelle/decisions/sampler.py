@@ -105,7 +105,7 @@ class AeLLESampler(WrappingSampler):
     def around(
         self, base: BaseSampler, spectrum_fn: SpectrumFunction | None = None
     ) -> AeLLESampler:
-        """The same sampler around another one, for other networks where ``spectrum_fn`` says so."""
+        """The same sampler around another one, with another ``spectrum_fn`` if one is given."""
         other = super().around(base)
         other._spectrum_fn = spectrum_fn or self._spectrum_fn
         other.overhead_seconds = 0.0

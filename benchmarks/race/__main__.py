@@ -1,0 +1,212 @@
+"""Which search reaches the best network for an equal budget of training?
+
+Every arm (`benchmarks.race.arms`) races over every table of `benchmarks/tables` that is reported
+on (`optuna_aelle.backtest.race`): twelve whole trainings' worth of epochs, a random four fifths of
+the table, the same for all arms. Settings were fixed on the development tables, which hold no task
+of the others. Finished races are kept, so an interrupted run goes on where it stopped.
+
+    python -m benchmarks.race                       # under an hour on two cores
+    python -m benchmarks.race --everything          # every arm, every table, 20 repeats: a night
+    python -m benchmarks.race --quick               # what CI runs
+    python -m benchmarks.race --development --arms "ASHA η=3" AeLLE --repeats 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import torch
+from optuna.exceptions import ExperimentalWarning
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from benchmarks.environment import RESULTS
+from benchmarks.environment import TABLES
+from benchmarks.environment import describe_environment
+from benchmarks.race.arms import HOUR
+from benchmarks.race.arms import QUICK
+from benchmarks.race.arms import all_arms
+from benchmarks.race.arms import chosen
+from benchmarks.race.arms import planned_arms
+from benchmarks.race.figure import draw_all
+from benchmarks.race.figure import summary_text
+from benchmarks.race.forest import load
+from benchmarks.race.results import pack
+from benchmarks.record.tables import DEVELOPMENT_TABLES
+from benchmarks.record.tables import REPORT_TABLES
+from optuna_aelle.backtest.race import race
+from studies.arguments import positive
+
+KEPT = Path("cache/race")
+# Budgets that are reported, in whole trainings.
+TRAININGS = (3, 6, 12)
+# Of a table, in a pool: another one for every repeat, and still more than any arm starts.
+POOL_SHARE = 0.8
+N_REPEATS, N_REPEATS_OF_EVERYTHING = 10, 20
+# As in `benchmarks.decisions.pruning`: spectra change fast at first, and each costs a part of an
+# epoch.
+SPECTRUM_EPOCHS = (-1, 3, 8, 21, 55)
+# What the course of a race depends on.
+_SOURCES = (
+    *(f"optuna_aelle/{package}" for package in ("aelle", "backtest", "decisions")),
+    *(f"optuna_aelle/{package}" for package in ("prediction", "trials")),
+    "benchmarks/race",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One repeat of some arms over one table."""
+
+    table: str
+    repeat: int
+    arms: tuple[str, ...] | None
+    kept: Path
+
+    @property
+    def path(self) -> Path:
+        """Where the result is kept: another place for other code, arms or data."""
+        digest = hashlib.sha256("|".join(self.arms or ("all",)).encode())
+        digest.update((TABLES / f"{self.table}.npz").read_bytes())
+        name = f"{self.table}-{self.repeat:02d}-{digest.hexdigest()[:8]}.csv.gz"
+        return self.kept / code_version() / name
+
+
+def run(job: Job) -> pd.DataFrame:
+    """The rows of `race`, with the table; read where they have been made before."""
+    if job.path.exists():
+        return pd.read_csv(job.path)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # One process a core: what a decision costs is measured, and threads would blur it.
+    torch.set_num_threads(1)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        frame = _run(job)
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all: a run may be stopped at any moment.
+    unfinished = job.path.with_name(f"unfinished-{os.getpid()}.csv.gz")
+    frame.to_csv(unfinished, index=False)
+    unfinished.rename(job.path)
+    return frame
+
+
+def _run(job: Job) -> pd.DataFrame:
+    recorded = load(job.table)
+    longest = int(max(recorded.trained_steps))
+    settings: dict[str, Any] = {
+        "n_repeats": 1,
+        "n_configs": round(POOL_SHARE * len(recorded)),
+        "seed": job.repeat,
+        "spectrum_steps": SPECTRUM_EPOCHS,
+    }
+    frames = []
+    arms = chosen(job.arms, all_arms(recorded))
+    if arms:
+        frames.append(race(recorded, arms, budget=TRAININGS[-1] * longest, **settings))
+    planned = chosen(job.arms, planned_arms())
+    before = 0
+    for trainings in TRAININGS if planned else ():
+        frame = race(recorded, planned, budget=trainings * longest, **settings)
+        frames.append(frame[frame["epochs"] > before * longest + 1e-9])
+        before = trainings
+    whole = pd.concat(frames, ignore_index=True)
+    whole["trainings"] = (whole["epochs"] / longest).round(6)
+    return whole.assign(table=job.table, repeat=job.repeat)
+
+
+@cache
+def code_version() -> str:
+    """A hash of everything that decides how a race ends."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for source in _SOURCES:
+        for file in sorted((root / source).rglob("*.py")):
+            if file.name not in ("figure.py", "results.py"):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Race, write the results, draw the figures, print the means."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parse(given)
+    names = options.tables
+    if names is None:
+        names = DEVELOPMENT_TABLES if options.development else REPORT_TABLES
+        if options.everything:
+            names = (*REPORT_TABLES, *DEVELOPMENT_TABLES)
+        if options.quick:
+            names = REPORT_TABLES[:3]
+    arms = tuple(options.arms) if options.arms else None if options.everything else HOUR
+    if options.quick:
+        arms = QUICK
+    # Whole rounds over the tables: what an interruption leaves is of all of them.
+    jobs = [
+        Job(name, repeat, arms, options.cache)
+        for repeat in range(options.repeats)
+        for name in names
+    ]
+    frames = []
+    with ProcessPoolExecutor(options.workers) as pool:
+        runs = [pool.submit(run, job) for job in jobs]
+        for done in tqdm(as_completed(runs), total=len(runs), desc="races", unit="race"):
+            frames.append(done.result())
+    frame = pd.concat(frames, ignore_index=True)
+    results = {
+        "command": " ".join(["python -m benchmarks.race", *given]),
+        "environment": describe_environment(),
+        "pool_share": POOL_SHARE,
+        **pack(frame, TRAININGS),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    whole = not (options.quick or options.tables or options.arms)
+    name = "race_development" if options.development else "race"
+    path = options.output / f"{name if whole else 'race_partial'}.json"
+    path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
+    draw_all(path)
+    print(summary_text(path))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.race",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    every = [*REPORT_TABLES, *DEVELOPMENT_TABLES]
+    known = [*all_arms(load(every[0])), *planned_arms()]
+    parser.add_argument(
+        "--tables", nargs="+", choices=every, metavar="TABLE", help="by default: reported on"
+    )
+    parser.add_argument("--development", action="store_true", help="those that designs come from")
+    parser.add_argument("--arms", nargs="+", choices=known, metavar="ARM", help="names")
+    parser.add_argument("--repeats", type=positive, help=f"{N_REPEATS} by default")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count())
+    parser.add_argument("--everything", action="store_true", help="all arms and tables: a night")
+    parser.add_argument("--quick", action="store_true", help="few arms, tables and repeats")
+    parser.add_argument("--cache", type=Path, default=KEPT, help="of finished races")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    if options.repeats is None:
+        options.repeats = N_REPEATS_OF_EVERYTHING if options.everything else N_REPEATS
+        if options.quick:
+            options.repeats = 2
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""How well do other tasks' tables rank the networks of a task that they have not seen?
+
+Rank correlation of the final score, over all configurations of a table and within its better half,
+with the score so far and with what a forest predicts that has learned from the tables of all other
+tasks (`benchmarks.race.forest`): before training, and after 1, 2, 3, 5 and 8 epochs. Further, how
+many of the ten best configurations stand among the first 20 and 40 of the order.
+
+    python -m benchmarks.race.transfer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from benchmarks.environment import RESULTS
+from benchmarks.environment import describe_environment
+from benchmarks.race.forest import Feature
+from benchmarks.race.forest import FloatArray
+from benchmarks.race.forest import Forest
+from benchmarks.race.forest import load
+from benchmarks.race.forest import past_of
+from benchmarks.race.forest import standings_of
+from benchmarks.record.tables import DEVELOPMENT_TABLES
+from benchmarks.record.tables import REPORT_TABLES
+from studies.arguments import positive
+
+EPOCHS = (-1, 1, 2, 3, 5, 8)
+SCORE = "score so far"
+SIGNALS: dict[str, tuple[Feature, ...]] = {
+    "curve": ("curve",),
+    "names (+ curve)": ("names", "curve"),
+    "spectrum (+ curve)": ("spectrum", "curve"),
+    "all": ("names", "spectrum", "curve"),
+}
+FIRST = (20, 40)
+
+
+def rank(name: str) -> dict[str, Any]:
+    """The correlations of one table, ``[all, better half]`` by signal and epoch."""
+    torch.set_num_threads(1)
+    table = load(name)
+    standings = standings_of(table)
+    past = past_of(str(table.metadata["task"]))
+    sign = 1.0 if table.direction == "maximize" else -1.0
+    correlations: dict[str, dict[str, list[float]]] = {SCORE: {}}
+    first: dict[str, list[float]] = {}
+    for epoch in EPOCHS:
+        if epoch > 0:
+            score = np.array([sign * t.intermediate_values[epoch] for t in table.trials])
+            correlations[SCORE][str(epoch)] = _correlations(score, standings)
+            if epoch == 1:
+                first[f"{SCORE}, epoch 1"] = _found(score, standings)
+        for signal, features in SIGNALS.items():
+            if epoch < 0 and features == ("curve",):
+                continue
+            forest = Forest(past, features, epoch)
+            predicted = forest.predict_table(table)
+            correlations.setdefault(signal, {})[str(epoch)] = _correlations(predicted, standings)
+            if epoch < 0:
+                first[signal.removesuffix(" (+ curve)")] = _found(predicted, standings)
+    return {"table": name, "correlations": correlations, "best_among_first": first}
+
+
+def _correlations(scores: FloatArray, standings: FloatArray) -> list[float]:
+    upper = standings >= np.median(standings)
+    known = np.nan_to_num(scores, nan=-np.inf)
+    pair = (
+        spearmanr(known, standings).statistic,
+        spearmanr(known[upper], standings[upper]).statistic,
+    )
+    return [round(float(x), 3) for x in pair]
+
+
+def _found(scores: FloatArray, standings: FloatArray) -> list[float]:
+    """Shares of the best twentieth that stand among the first tenth, and the first fifth."""
+    n = len(scores)
+    best = set(np.argsort(-standings, kind="stable")[: n // 20].tolist())
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    return [round(len(best & set(order[: n * k // 200].tolist())) / len(best), 3) for k in FIRST]
+
+
+def text(tables: Sequence[dict[str, Any]]) -> str:
+    """Means over the tables, as Markdown."""
+    epochs = [str(e) for e in EPOCHS]
+    lines = [
+        "| known | untrained | " + " | ".join(f"epoch {e}" for e in epochs[1:]) + " |",
+        "|---" * (len(epochs) + 1) + "|",
+    ]
+    for signal in tables[0]["correlations"]:
+        cells = []
+        for epoch in epochs:
+            pairs = [t["correlations"][signal].get(epoch) for t in tables]
+            known = [pair for pair in pairs if pair]
+            cells.append("{:.3f} / {:.3f}".format(*np.nanmean(known, axis=0)) if known else "—")
+        lines.append(f"| {signal} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| of the best twentieth | among the first tenth | first fifth |",
+        "|---" * 3 + "|",
+    ]
+    for signal in tables[0]["best_among_first"]:
+        means = np.mean([t["best_among_first"][signal] for t in tables], axis=0)
+        lines.append(f"| {signal} | " + " | ".join(f"{x:.2f}" for x in means) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rank every table, write the results, print the means."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.race.transfer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    every = [*REPORT_TABLES, *DEVELOPMENT_TABLES]
+    parser.add_argument("--tables", nargs="+", choices=every, default=every, metavar="TABLE")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
+    with ProcessPoolExecutor(options.workers) as pool:
+        tables = list(
+            tqdm(pool.map(rank, options.tables), total=len(options.tables), desc="tables")
+        )
+    results = {
+        "command": " ".join(["python -m benchmarks.race.transfer", *given]),
+        "environment": describe_environment(),
+        "tables": tables,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "transfer.json"
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    print(text(tables))
+
+
+if __name__ == "__main__":
+    main()
