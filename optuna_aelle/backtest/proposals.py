@@ -177,7 +177,11 @@ class PoolSampler(WrappingSampler):
 
 def _filled(trial: FrozenTrial, space: dict[str, BaseDistribution]) -> FrozenTrial:
     """The trial with every parameter of a space."""
-    missing = {n: d.to_external_repr(_middle(d)) for n, d in space.items() if n not in trial.params}
+    missing = {
+        name: distribution.to_external_repr(_middle(distribution))
+        for name, distribution in space.items()
+        if name not in trial.params
+    }
     if not missing:
         return trial
     filled = copy.copy(trial)
