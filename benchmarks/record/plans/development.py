@@ -65,7 +65,6 @@ DEVELOPMENT_PLANS = (
             init_schemes=("uniform", "orthogonal"),
             gate_biases=("zero", "chrono"),
         ),
-        n_configs=130,
         n_epochs=24,
     ),
     Plan(

@@ -205,7 +205,7 @@ REPORT_PLANS = (
         Space(
             ("gru",),
             sizes=(16, 64, 256),
-            learning_rate=(1e-4, 3e-2),
+            learning_rate=(7e-4, 7e-2),
             init_gain=(0.1, 5.0),
             gate_bias_value=(-3.0, 3.0),
             dropout=None,

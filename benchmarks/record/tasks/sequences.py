@@ -130,30 +130,31 @@ class Integration(Generated, Regression):
 
 
 class Modular(Generated, Task):
-    """The sum of four marked digits among 16, modulo 2, 3 and 5.
+    """The sum of the marked digits so far, modulo 2, 3 and 5, after every step.
 
-    The score is the cross-entropy over what blind guessing has: 1 is chance.
+    Every third digit is marked. The score is the cross-entropy over what blind guessing has: 1 is
+    chance.
     """
 
     name = "modular"
     metric = "relative cross-entropy"
-    n_train = 1500
-    n_steps, n_marked, n_digits, moduli = 16, 4, 5, (2, 3, 5)
+    every_step = True
+    n_train = 1200
+    n_steps, n_digits, moduli, mark_chance = 20, 5, (2, 3, 5), 1.0 / 3.0
     n_inputs, n_outputs = n_digits + 1, sum(moduli)
 
     def make(self, n: int, generator: torch.Generator) -> Data:
-        digits = torch.randint(self.n_digits, (n, self.n_steps), generator=generator)
-        at = torch.rand(n, self.n_steps, generator=generator).argsort(1)[:, : self.n_marked]
-        x = torch.zeros(n, self.n_steps, self.n_inputs)
-        x[..., :-1] = F.one_hot(digits, self.n_digits)
-        x[..., -1].scatter_(1, at, torch.ones(at.shape))
-        total = digits.gather(1, at).sum(1)
-        return x, torch.stack([total % modulus for modulus in self.moduli], dim=1)
+        shape = (n, self.n_steps)
+        digits = torch.randint(self.n_digits, shape, generator=generator)
+        marked = torch.rand(shape, generator=generator) < self.mark_chance
+        x = torch.cat([F.one_hot(digits, self.n_digits), marked[..., None]], dim=-1).float()
+        total = (digits * marked).cumsum(1)
+        return x, torch.stack([total % modulus for modulus in self.moduli], dim=-1)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         parts = torch.split(outputs, list(self.moduli), dim=-1)
         relative = [
-            cross_entropy(part, targets[:, i]) / math.log(self.moduli[i])
+            cross_entropy(part, targets[..., i]) / math.log(self.moduli[i])
             for i, part in enumerate(parts)
         ]
         return torch.stack(relative).mean(0)
