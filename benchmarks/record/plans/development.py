@@ -48,7 +48,6 @@ DEVELOPMENT_PLANS = (
             batch_sizes=(16, 32, 64),
             as_choices=True,
         ),
-        n_configs=150,
         n_epochs=30,
     ),
     Plan(
