@@ -9,6 +9,8 @@ DEVELOPMENT_TABLES = (
     "adding-lstm",
     "adding-mixed",
     "lorenz-gru",
+    "teacher-rnn",
+    "parity-mixed",
 )
 REPORT_TABLES = (
     "fashion-gru",
