@@ -25,4 +25,5 @@ REPORT_TABLES = (
     "copying-mixed",
     "sines-rnn",
     "sines-mixed",
+    "narma-mixed",
 )

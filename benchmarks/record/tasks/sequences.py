@@ -49,7 +49,6 @@ class Counting(Generated, Regression):
 
     name = "counting"
     every_step = True
-    n_train = 500
     n_steps = 50
     chances = (0.3, 0.3, 0.1, 0.26, 0.04)
     n_inputs, n_outputs = 4, 3
@@ -139,7 +138,7 @@ class Modular(Generated, Task):
     name = "modular"
     metric = "relative cross-entropy"
     every_step = True
-    n_train = 1200
+    n_train = 800
     n_steps, n_digits, moduli, mark_chance = 20, 5, (2, 3, 5), 1.0 / 3.0
     n_inputs, n_outputs = n_digits + 1, sum(moduli)
 
