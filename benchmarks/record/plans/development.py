@@ -152,7 +152,7 @@ DEVELOPMENT_PLANS = (
         Space(
             ("rnn",),
             sizes=(8, 16, 32, 64, 128),
-            learning_rate=(3e-5, 3e-2),
+            learning_rate=(1e-4, 1e-1),
             init_gain=(0.1, 8.0),
             clipping=(0.01, 10.0),
             batch_sizes=(16, 48),

@@ -42,7 +42,7 @@ REPORT_PLANS = (
         Space(
             ("rnn", "gru", "mingru", "lipschitz"),
             sizes=(8, 16, 32, 64),
-            learning_rate=(2e-4, 2e-2),
+            learning_rate=(4e-4, 4e-2),
             init_gain=(0.1, 6.0),
             init_schemes=("uniform", "orthogonal"),
             gate_biases=("zero", "chrono"),
@@ -151,8 +151,8 @@ REPORT_PLANS = (
             optimizers=("adam", "rmsprop"),
             fixed={"batch_size": 10},
         ),
-        n_configs=110,
-        n_epochs=14,
+        n_configs=100,
+        n_epochs=12,
     ),
     Plan(
         "mnist1d",
@@ -176,7 +176,7 @@ REPORT_PLANS = (
         Space(
             ("mingru",),
             sizes=(32, 64, 128),
-            learning_rate=(3e-4, 1e-1),
+            learning_rate=(1e-3, 1e-1),
             init_gain=(0.1, 6.0),
             clipping=None,
             n_layers=(1, 2),
@@ -255,7 +255,7 @@ REPORT_PLANS = (
             init_gain=(0.1, 6.0),
             weight_decay=None,
             dropout=None,
-            batch_sizes=(5, 10, 20),
+            batch_sizes=(10, 20),
         ),
         n_configs=120,
         n_epochs=16,

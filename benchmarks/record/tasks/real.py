@@ -194,14 +194,14 @@ class MNIST1D(Classification):
 
 
 class Laser(Forecast):
-    """Forecast the intensity of a chaotic laser 2 and 10 steps ahead; 250 steps are seen.
+    """Forecast the intensity of a chaotic laser 2 and 10 steps ahead; 200 steps are seen.
 
     Source: the Santa Fe time series competition (1991), set A, as reservoirpy brings it along.
     """
 
     name = "laser"
     n_train = 200
-    n_steps, ahead = 250, (2, 10)
+    n_steps, ahead = 200, (2, 10)
     n_inputs, n_outputs = 1, 2
 
     def courses(self) -> Tensor:
