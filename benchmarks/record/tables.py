@@ -11,6 +11,7 @@ DEVELOPMENT_TABLES = (
     "lorenz-gru",
     "teacher-rnn",
     "parity-mixed",
+    "parity-relu",
 )
 REPORT_TABLES = (
     "fashion-gru",
