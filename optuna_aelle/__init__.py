@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optuna_aelle import visualization as visualization
     from optuna_aelle._warnings import AeLLEWarning as AeLLEWarning
     from optuna_aelle.aelle import AeLLERegressor as AeLLERegressor
+    from optuna_aelle.backtest.race import race as race
     from optuna_aelle.backtest.replay import replay as replay
     from optuna_aelle.decisions.pruner import AeLLEPruner as AeLLEPruner
     from optuna_aelle.decisions.sampler import AeLLESampler as AeLLESampler
@@ -53,6 +54,7 @@ _HOME = {
     "lyapunov_spectra": "optuna_aelle.lyapunov",
     "lyapunov_spectrum": "optuna_aelle.lyapunov",
     "register_cell": "optuna_aelle.lyapunov",
+    "race": "optuna_aelle.backtest.race",
     "replay": "optuna_aelle.backtest.replay",
     "report_network": "optuna_aelle.trials.reporting",
     "report_spectrum": "optuna_aelle.trials.attributes",

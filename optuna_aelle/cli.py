@@ -1,4 +1,4 @@
-"""The command line: ``optuna-aelle replay sqlite:///my.db --study-name NAME``."""
+"""The command line: ``optuna-aelle replay`` and ``race``, of a finished study of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import sys
 import warnings
 import zlib
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import NoReturn
@@ -20,12 +22,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle.backtest.arms import Steps
 from optuna_aelle.backtest.arms import shown_arms
+from optuna_aelle.backtest.arms import shown_search_arms
+from optuna_aelle.backtest.race import race
 from optuna_aelle.backtest.replay import replay
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.table import RecordedTrials
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 _SHOWN = ("epochs_share", "regret", "best_kept", "best_value", "overhead_share")
 _EXAMPLES = """\
@@ -34,6 +39,14 @@ examples:
   optuna-aelle replay sqlite:///my.db --repeats 30 --figure replay.html --save my.npz
   optuna-aelle replay my.npz --trials 40 --csv replay.csv
 """
+_RACE_EXAMPLES = """\
+examples:
+  optuna-aelle race sqlite:///my.db --study-name NAME
+  optuna-aelle race my.npz --trainings 6 --repeats 20 --figure race.html
+"""
+# What is shown of a race, in shares of its budget; and the most that it spends by default.
+_MARKS = (0.25, 0.5, 1.0)
+_MOST_TRAININGS, _SHARE_OF_ALL = 12, 0.25
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
@@ -46,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         _check_outputs(options)
-        return _replay(_load(options.source, options.study_name), options)
+        recorded = _load(options.source, options.study_name)
+        if options.save is not None:
+            recorded.save(options.save)
+        return _race(recorded, options) if options.race else _replay(recorded, options)
     except (ValueError, OSError) as error:
         print(f"optuna-aelle: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -56,10 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
-    if options.save is not None:
-        recorded.save(options.save)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", AeLLEWarning)
+    with _notes():
         frame = replay(
             recorded,
             shown_arms(Steps.of(recorded)),
@@ -68,8 +81,6 @@ def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
             seed=options.seed,
             show_progress_bar=True,
         )
-    for message in {str(w.message) for w in caught if issubclass(w.category, AeLLEWarning)}:
-        print(f"Note: {message}\n")
     print(f"{recorded.name}: {len(recorded)} trials, {recorded.direction}, in random orders.\n")
     print(compare(frame).to_string(float_format=lambda x: f"{x:.4g}"))
     print(
@@ -80,13 +91,75 @@ def _replay(recorded: RecordedTrials, options: argparse.Namespace) -> int:
         "average.\n"
         "overhead_share: the method's own seconds alone, as a share of full training."
     )
+    from optuna_aelle.visualization import plot_replay
+
+    return _finish(recorded, frame, plot_replay(frame, title=recorded.name), options)
+
+
+def _race(recorded: RecordedTrials, options: argparse.Namespace) -> int:
+    steps = recorded.trained_steps
+    trainings = options.trainings
+    if trainings is None:
+        most = int(_SHARE_OF_ALL * steps.sum() / steps.max())
+        trainings = max(1, min(_MOST_TRAININGS, most))
+    budget = trainings * int(steps.max())
+    with _notes():
+        frame = race(
+            recorded,
+            shown_search_arms(Steps.of(recorded)),
+            budget=budget,
+            n_repeats=options.repeats,
+            n_configs=options.trials,
+            seed=options.seed,
+            show_progress_bar=True,
+        )
+    print(
+        f"{recorded.name}: {len(recorded)} trials, {recorded.direction}; every arm spends "
+        f"{budget} epochs, {trainings} whole trainings, on configurations of its choice.\n"
+    )
+    print(ends_of(frame).to_string(float_format=lambda x: f"{x:.3f}"))
+    print(
+        "\nfinal: how far the best network trained to its end lies behind the best there was, "
+        "after so many epochs;\n1 is the median. seen: the same of the best value at any epoch. "
+        "The method's own seconds count as epochs."
+    )
+    from optuna_aelle.visualization import plot_race
+
+    return _finish(recorded, frame, plot_race(frame, title=recorded.name), options)
+
+
+def ends_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean regrets of a race at a quarter, a half and the whole of its budget."""
+    import pandas as pd
+
+    epochs = frame["epochs"].unique()
+    columns = {}
+    for kind in ("final", "seen"):
+        for mark in _MARKS:
+            at = epochs[abs(epochs - mark * epochs.max()).argmin()]
+            part = frame[frame["epochs"] == at].groupby("arm", sort=False)[f"regret_{kind}"]
+            columns[f"{kind} {at:.0f}"] = part.mean()
+    return pd.DataFrame(columns)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Print each of our warnings once, after what it comes from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AeLLEWarning)
+        yield
+    for message in {str(w.message) for w in caught if issubclass(w.category, AeLLEWarning)}:
+        print(f"Note: {message}\n")
+
+
+def _finish(
+    recorded: RecordedTrials, frame: pd.DataFrame, figure: go.Figure, options: argparse.Namespace
+) -> int:
     if not any(decode_spectra(trial) for trial in recorded.trials):
         print("No spectra were recorded: AeLLE decided from curves and hyperparameters alone.")
     if options.csv is not None:
         frame.to_csv(options.csv, index=False)
-    from optuna_aelle.visualization import plot_replay
-
-    plot_replay(frame, title=recorded.name).write_html(options.figure)
+    figure.write_html(options.figure)
     print(f"Figure: {options.figure}")
     return 0
 
@@ -173,30 +246,47 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser(
+    replaying = commands.add_parser(
         "replay",
         help="how much would each pruner have saved on a finished study?",
         description="Replay the trials of a finished study under several pruners.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("source", help="storage URL of the study, or a table (.npz)")
-    command.add_argument("--study-name", help="may be left out if the storage holds one study")
-    command.add_argument("--trials", type=_positive, help="configurations a replay (default: all)")
-    command.add_argument(
-        "--repeats", type=_positive, default=10, help="random orders (default: %(default)s)"
+    racing = commands.add_parser(
+        "race",
+        help="which search finds the best of a finished study for an equal budget?",
+        description="Let samplers and pruners race over the trials of a finished study.",
+        epilog=_RACE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "--seed", type=_nonnegative, default=0, help="of the orders (default: %(default)s)"
+    racing.add_argument(
+        "--trainings",
+        type=_positive,
+        help="whole trainings that each may spend (default: 12, a quarter of all at most)",
     )
-    command.add_argument(
-        "--figure",
-        type=Path,
-        default=Path("replay.html"),
-        help="where to draw the comparison (default: %(default)s)",
-    )
-    command.add_argument("--csv", type=Path, help="also write one row a pruner and order")
-    command.add_argument("--save", type=Path, help="also keep the trials as a table (.npz)")
+    replaying.set_defaults(race=False)
+    racing.set_defaults(race=True)
+    for command, kind in ((replaying, "replay"), (racing, "race")):
+        command.add_argument("source", help="storage URL of the study, or a table (.npz)")
+        command.add_argument("--study-name", help="may be left out if the storage holds one study")
+        command.add_argument(
+            "--trials", type=_positive, help=f"configurations a {kind} (default: all)"
+        )
+        command.add_argument(
+            "--repeats", type=_positive, default=10, help="random orders (default: %(default)s)"
+        )
+        command.add_argument(
+            "--seed", type=_nonnegative, default=0, help="of the orders (default: %(default)s)"
+        )
+        command.add_argument(
+            "--figure",
+            type=Path,
+            default=Path(f"{kind}.html"),
+            help="where to draw the comparison (default: %(default)s)",
+        )
+        command.add_argument("--csv", type=Path, help="also write the frame that was compared")
+        command.add_argument("--save", type=Path, help="also keep the trials as a table (.npz)")
     return parser.parse_args(arguments)
 
 

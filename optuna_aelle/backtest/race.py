@@ -33,6 +33,7 @@ from optuna_aelle.backtest.pool import StandingPrior
 from optuna_aelle.backtest.replay import draw_seed
 from optuna_aelle.backtest.replay import told_once
 from optuna_aelle.backtest.replay import warm_up
+from optuna_aelle.backtest.replay import warn_of_pruned
 from optuna_aelle.backtest.searches import Search
 from optuna_aelle.trials.table import RecordedTrials
 
@@ -126,6 +127,7 @@ def race(
     """
     n_configs = len(recorded) if n_configs is None else n_configs
     _check(recorded, arms, budget, n_repeats, n_configs)
+    warn_of_pruned(recorded)
     _warn_of_own_task(recorded, prior)
     rows: list[pd.DataFrame] = []
     failures: list[str] = []
@@ -191,8 +193,9 @@ def measure_course(recorded: RecordedTrials, order: list[int], pool: Pool) -> pd
     best, spread = yardstick(finals)
     reports = [value for i in order for value in recorded.trials[i].intermediate_values.values()]
     best_seen = float(np.nanmax(pool.sign * np.array(reports)))
-    n_points = math.floor(pool.budget * POINTS_A_TRAINING / pool.length + 1e-9)
-    epochs = pool.length / POINTS_A_TRAINING * np.arange(1, n_points + 1)
+    # In the longest training of the table, so that all pools have the same rows.
+    point = int(recorded.trained_steps.max()) / POINTS_A_TRAINING
+    epochs = (point * np.arange(1, math.floor(pool.budget / point + 1e-9) + 1)).round(6)
     columns: dict[str, Any] = {"epochs": epochs}
     seen = _cumulative_best(pool.sign * course.values)
     ended = _cumulative_best(pool.sign * course.ends)

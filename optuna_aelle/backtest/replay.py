@@ -119,7 +119,8 @@ def replay(
         >>> recorded = RecordedTrials.from_study(study)
         >>> replay(recorded, {"median": MedianPruner, "mine": MyPruner})
     """
-    available = _replayable(recorded)
+    warn_of_pruned(recorded)
+    available = range(len(recorded))
     if n_trials is None:
         n_trials = len(available)
     if not 1 <= n_trials <= len(available):
@@ -308,9 +309,9 @@ def _fill_gap(study: optuna.Study, number: int) -> None:
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
 
 
-def _replayable(recorded: RecordedTrials) -> list[int]:
-    finished = [i for i, t in enumerate(recorded.trials) if t.state == TrialState.COMPLETE]
-    n_pruned = len(recorded) - len(finished)
+def warn_of_pruned(recorded: RecordedTrials) -> None:
+    """Warn once of trials whose ends nobody knows."""
+    n_pruned = sum(trial.state != TrialState.COMPLETE for trial in recorded.trials)
     if n_pruned:
         warn_once(
             f"pruned when recorded:{recorded.name}",
@@ -319,4 +320,3 @@ def _replayable(recorded: RecordedTrials) -> list[int]:
             "pruner would have spent on them. Record with optuna.pruners.NopPruner to compare "
             "pruners fairly.",
         )
-    return list(range(len(recorded)))

@@ -7,6 +7,7 @@ from optuna_aelle.visualization._dashboard import DashboardCallback
 from optuna_aelle.visualization._dashboard import save_dashboard_plots
 from optuna_aelle.visualization._forecasts import plot_predictions
 from optuna_aelle.visualization._latent_map import plot_latent_map
+from optuna_aelle.visualization._race import plot_race
 from optuna_aelle.visualization._replay import pareto_front
 from optuna_aelle.visualization._replay import plot_replay
 from optuna_aelle.visualization._spectra import plot_spectra
@@ -17,6 +18,7 @@ __all__ = [
     "plot_compute_saved",
     "plot_latent_map",
     "plot_predictions",
+    "plot_race",
     "plot_replay",
     "plot_spectra",
     "save_dashboard_plots",
