@@ -12,6 +12,7 @@ DEVELOPMENT_TABLES = (
     "teacher-rnn",
     "parity-mixed",
     "parity-relu",
+    "maps-gru",
 )
 REPORT_TABLES = (
     "fashion-gru",
@@ -27,4 +28,5 @@ REPORT_TABLES = (
     "sines-rnn",
     "sines-mixed",
     "narma-mixed",
+    "association-mixed",
 )
