@@ -13,6 +13,7 @@ DEVELOPMENT_TABLES = (
     "parity-mixed",
     "parity-relu",
     "maps-gru",
+    "power-rnn",
 )
 REPORT_TABLES = (
     "fashion-gru",
@@ -29,4 +30,5 @@ REPORT_TABLES = (
     "sines-mixed",
     "narma-mixed",
     "association-mixed",
+    "modular-mixed",
 )
