@@ -7,6 +7,7 @@ stopping, who is not among the best so far ends for good.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -28,15 +29,16 @@ class InOrder:
     """Starts configurations in a fixed order.
 
     Args:
-        order: Positions, the first starts first; what is not in it comes after, in the order of
-            the pool.
+        order: Positions, the first starts first; asked of no more than are started. What is not
+            in it comes after, in the order of the pool.
     """
 
-    def __init__(self, order: Sequence[int]) -> None:
-        self._ranks = {position: rank for rank, position in enumerate(order)}
+    def __init__(self, order: Iterable[int]) -> None:
+        self._order = iter(order)
 
     def start(self, left: Sequence[int]) -> int:
-        return min(left, key=lambda position: self._ranks.get(position, math.inf))
+        """The next one."""
+        return next((position for position in self._order if position in left), left[0])
 
     def told(self, position: int, n_reports: int, score: float) -> None:
         """Nothing changes the order."""
@@ -68,7 +70,7 @@ def stop(pool: Pool, starter: Starter, reduction_factor: int, min_resource: int 
             score = _train_to(pool, starter, position, level)
             there.append(score)
             n_best = max(len(there) // reduction_factor, 1)
-            if sum(other > score for other in there) >= n_best:
+            if math.isinf(score) or sum(other > score for other in there) >= n_best:
                 break
 
 
@@ -89,6 +91,7 @@ def _promotable(
         there = came[rung]
         best = sorted(there, key=lambda position: -there[position])
         for position in best[: len(there) // reduction_factor]:
-            if position not in promoted[rung]:
+            # What has diverged does not go on, even if nobody else is there.
+            if position not in promoted[rung] and math.isfinite(there[position]):
                 return position, rung
     return None, -1

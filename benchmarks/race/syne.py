@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -148,7 +149,9 @@ class _Transfer:
             with pool.uncharged():
                 space = self._module.space_of(pool.configurations)
                 learned = self._learned(space)
-            order = [] if learned is None else self._order(learned, space, pool, seed)
+            order: Iterable[int] = (
+                () if learned is None else self._order(learned, space, pool, seed)
+            )
             self._halve(pool, InOrder(order), self._reduction_factor)
 
     def _learned(self, space: Mapping[str, BaseDistribution]) -> Any:
@@ -165,7 +168,7 @@ class _Transfer:
 
     def _order(
         self, learned: Any, space: Mapping[str, BaseDistribution], pool: Pool, seed: int
-    ) -> list[int]:
+    ) -> Iterable[int]:
         raise NotImplementedError
 
 
@@ -177,8 +180,8 @@ class ZeroShot(_Transfer):
 
     def _order(
         self, learned: Any, space: Mapping[str, BaseDistribution], pool: Pool, seed: int
-    ) -> list[int]:
-        order: list[int] = self._module.portfolio_order(learned, space, pool, seed)
+    ) -> Iterable[int]:
+        order: Iterable[int] = self._module.portfolio_order(learned, space, pool, seed)
         return order
 
 
@@ -190,8 +193,8 @@ class BoundingBox(_Transfer):
 
     def _order(
         self, learned: Any, space: Mapping[str, BaseDistribution], pool: Pool, seed: int
-    ) -> list[int]:
-        order: list[int] = self._module.box_order(learned, space, pool)
+    ) -> Iterable[int]:
+        order: Iterable[int] = self._module.box_order(learned, space, pool)
         return order
 
 
@@ -202,7 +205,8 @@ class QuantileTransfer(_Transfer):
         past: Tables of other tasks.
         halving: With promotion, or stopping.
         reduction_factor: η.
-        draws: Whether by a draw for each start, as syne-tune does, or by the mean.
+        draws: Whether by a draw for each start, as syne-tune does, or by the mean, which is
+            better among no more candidates than a pool has.
     """
 
     def __init__(
@@ -211,7 +215,7 @@ class QuantileTransfer(_Transfer):
         halving: Halving = "promotion",
         reduction_factor: int = 3,
         *,
-        draws: bool = True,
+        draws: bool = False,
     ) -> None:
         super().__init__(past, halving, reduction_factor)
         self._draws = draws
@@ -221,8 +225,8 @@ class QuantileTransfer(_Transfer):
 
     def _order(
         self, learned: Any, space: Mapping[str, BaseDistribution], pool: Pool, seed: int
-    ) -> list[int]:
-        order: list[int] = self._module.quantile_order(
+    ) -> Iterable[int]:
+        order: Iterable[int] = self._module.quantile_order(
             learned, space, pool, seed if self._draws else None
         )
         return order

@@ -114,7 +114,7 @@ def portfolio_surrogates(tasks: Sequence[Task], space: Space) -> list[tuple[list
 
 def portfolio_order(
     surrogates: Sequence[tuple[list[str], Any]], space: Space, pool: Pool, seed: int
-) -> list[int]:
+) -> Iterator[int]:
     """The greedy portfolio: each next one lowers the mean, over tasks, of the best rank most.
 
     syne-tune's own surrogates would be asked of other configurations in each task; here all are
@@ -135,16 +135,12 @@ def portfolio_order(
             sort_transfer_learning_evaluations=False,
             random_seed=seed % 2**31,
         )
-    order: list[int] = []
-    left = set(range(len(pool)))
-    while left:
-        chosen = scheduler._hyperparameters.index
-        if scheduler.get_config() is None:
-            break
-        position = int(chosen.difference(scheduler._hyperparameters.index)[0])
-        order.append(position)
-        left.discard(position)
-    return order
+    before = scheduler._hyperparameters.index
+    while scheduler.get_config() is not None:
+        after = scheduler._hyperparameters.index
+        # What it says is a configuration; the row that has gone is its position.
+        yield int(before.difference(after)[0])
+        before = after
 
 
 def box_order(tasks: Sequence[Task], space: Space, pool: Pool) -> list[int]:
@@ -152,9 +148,8 @@ def box_order(tasks: Sequence[Task], space: Space, pool: Pool) -> list[int]:
 
     Within a box in the order of the pool, which is random.
     """
-    shared = {name: space[name] for name in space if any(name in task.names for task in tasks)}
-    domains = config_space(shared)
-    parameters = frame(pool.configurations, shared)
+    domains = config_space(space)
+    parameters = frame(pool.configurations, space)
     order: list[int] = []
     n_best, most = 1, max(len(task.losses) for task in tasks)
     while len(order) < len(pool) and n_best < 2 * most:
@@ -166,6 +161,10 @@ def box_order(tasks: Sequence[Task], space: Space, pool: Pool) -> list[int]:
 
 def _box(tasks: Sequence[Task], domains: dict[str, Any], n_best: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    # A parameter that none of the best has, of any task, bounds nothing.
+    tops = [task.parameters.loc[task.losses.argsort()[:n_best]] for task in tasks]
+    known = pd.concat(tops).replace(ABSENT, np.nan).notna().any()
+    domains = {name: domain for name, domain in domains.items() if known[name]}
 
     def keep(box: dict[str, Any], metric: str, do_minimize: bool, random_seed: int) -> Any:
         found.update(box)
