@@ -18,10 +18,13 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Replays every pruner over the recorded tables, and redraws the figures: under half an hour.
+# Replays every pruner and races every search over the recorded tables, and draws the figures: an
+# hour and a half. What was raced before is kept.
 benchmark: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.decisions.ranking
 	$(BIN)/python -m benchmarks.decisions.pruning
+	$(BIN)/python -m benchmarks.race.transfer
+	$(BIN)/python -m benchmarks.race
 
 # The constraints reach pip through the environment, so that they also hold while a package builds.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)

@@ -242,7 +242,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="optuna-aelle",
         description="Lyapunov spectra of recurrent networks for Optuna.",
-        epilog=_EXAMPLES,
+        epilog=f"{_EXAMPLES}{_RACE_EXAMPLES.partition(chr(10))[2]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

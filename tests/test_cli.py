@@ -10,6 +10,7 @@ import pytest
 
 from optuna_aelle import cli
 from optuna_aelle.backtest.arms import SHOWN
+from optuna_aelle.backtest.arms import SHOWN_SEARCHES
 from optuna_aelle.cli import main
 from tests.conftest import run_synthetic
 
@@ -50,6 +51,53 @@ def test_a_study_is_replayed_and_drawn(
     # A table that was kept is replayed like the study; one study needs no name.
     assert main(["replay", str(table), "--repeats", "1", "--figure", str(figure)]) == 0
     assert main(["replay", source, "--repeats", "1", "--figure", str(figure)]) == 0
+
+
+def test_a_study_is_raced_and_drawn(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure, csv = tmp_path / "f.html", tmp_path / "f.csv"
+    status = main(
+        ["race", source, "--study-name", "mine", "--repeats", "2", "--figure", str(figure)]
+        + ["--csv", str(csv), "--trainings", "4"]
+    )
+    out = capsys.readouterr().out
+    assert status == 0
+    for name in SHOWN_SEARCHES:
+        assert name in out
+    # At a quarter, a half and the whole of four trainings of eight epochs.
+    assert "final 8  final 16  final 32  seen 8  seen 16  seen 32" in out
+    assert "every arm spends 32 epochs, 4 whole trainings" in out
+    assert "best network trained to its end" in figure.read_text()
+    # Nine rows a training, arm and order.
+    assert len(csv.read_text().splitlines()) == 1 + 2 * len(SHOWN_SEARCHES) * 4 * 9
+    # A quarter of the 25 trainings by default.
+    assert main(["race", source, "--repeats", "1", "--figure", str(figure)]) == 0
+    assert "6 whole trainings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainings", "0"], "argument --trainings: expected an integer of at least 1"),
+        (["--trainings", "26"], "all of 25 configurations, 200 steps, but got 208"),
+        (["--trials", "26"], "between 2 and the 25 recorded trials, but got 26"),
+        (["--study-name", "yours"], "Expected one of the studies ['mine'], got 'yours'"),
+    ],
+)
+def test_mistakes_of_a_race_are_one_line(
+    source: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert run(["race", source, *arguments, "--figure", str(tmp_path / "f.html")]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -124,7 +172,8 @@ def test_an_interruption_needs_no_traceback(
     assert capsys.readouterr().err.endswith("optuna-aelle: interrupted.\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["replay", "--help"]])
-def test_help_shows_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments) == 0
-    assert "\n  optuna-aelle replay sqlite:///my.db --study-name NAME\n" in capsys.readouterr().out
+@pytest.mark.parametrize("command", [None, "replay", "race"])
+def test_help_shows_an_example(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*([command] if command else []), "--help"]) == 0
+    example = f"\n  optuna-aelle {command or 'replay'} sqlite:///my.db --study-name NAME\n"
+    assert example in capsys.readouterr().out
