@@ -21,7 +21,9 @@ _OTHERS = qualitative.Safe[:1] + qualitative.Safe[2:5] + qualitative.Safe[6:]
 
 
 def plot_race(frame: pd.DataFrame, *, title: str = "Race") -> go.Figure:
-    """Regret against epochs spent, one line an arm, with the standard error over repeats.
+    """Regret against epochs spent, one line an arm; of ours and the best other one with a band.
+
+    The band is the standard error over repeats. An arm that has always raised has no line.
 
     Args:
         frame: What `optuna_aelle.race` returned.
@@ -31,30 +33,32 @@ def plot_race(frame: pd.DataFrame, *, title: str = "Race") -> go.Figure:
         >>> plot_race(race(recorded, arms, budget=81)).show()  # doctest: +SKIP
     """
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=list(_PANELS.values()))
-    others = 0
+    frame = frame.dropna(subset=list(_PANELS))
+    last = frame[frame["epochs"] == frame["epochs"].max()]
+    ends = last.groupby("arm", sort=False)[list(_PANELS)].mean().mean(axis=1)
+    peers = [name for name in ends.index if not _is_ours(name)]
+    # More bands than two hide each other.
+    banded = {name for name in ends.index if _is_ours(name)} | set(ends[peers].nsmallest(1).index)
     for name, part in frame.groupby("arm", sort=False):
-        shade = _OURS
-        if not str(name).startswith("AeLLE"):
-            shade = _OTHERS[others % len(_OTHERS)]
-            others += 1
+        shade = _OURS if _is_ours(name) else _OTHERS[peers.index(name) % len(_OTHERS)]
         for column, measure in enumerate(_PANELS, start=1):
             groups = part.groupby("epochs")[measure]
             mean, error = groups.mean(), groups.sem().fillna(0.0)
             epochs = mean.index.tolist()
-            band = (mean + error).tolist() + (mean - error).tolist()[::-1]
-            figure.add_scatter(
-                x=epochs + epochs[::-1],
-                y=band,
-                fill="toself",
-                fillcolor=shade,
-                opacity=0.12,
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=str(name),
-                row=1,
-                col=column,
-            )
+            if name in banded:
+                figure.add_scatter(
+                    x=epochs + epochs[::-1],
+                    y=(mean + error).tolist() + (mean - error).clip(0.0).tolist()[::-1],
+                    fill="toself",
+                    fillcolor=shade,
+                    opacity=0.12,
+                    line={"width": 0},
+                    hoverinfo="skip",
+                    showlegend=False,
+                    legendgroup=str(name),
+                    row=1,
+                    col=column,
+                )
             figure.add_scatter(
                 x=epochs,
                 y=mean.tolist(),
@@ -78,3 +82,7 @@ def plot_race(frame: pd.DataFrame, *, title: str = "Race") -> go.Figure:
     figure.update_yaxes(range=[-0.02, 1.02])
     figure.update_yaxes(title_text="regret (0: the best there was, 1: the median)", col=1)
     return figure
+
+
+def _is_ours(name: object) -> bool:
+    return str(name).startswith("AeLLE")

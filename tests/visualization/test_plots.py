@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from optuna.trial import TrialState
@@ -23,6 +24,7 @@ from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.visualization import plot_compute_saved
 from optuna_aelle.visualization import plot_latent_map
 from optuna_aelle.visualization import plot_predictions
+from optuna_aelle.visualization import plot_race
 from optuna_aelle.visualization import plot_spectra
 from optuna_aelle.visualization._spectra import FINGERPRINT_AXIS
 from tests.conftest import say
@@ -263,6 +265,33 @@ def test_compute_without_pruning_saves_nothing(make_study: Any) -> None:
     add(study, value=0.5, intermediate_values={9: 0.5, 19: 0.5})
     add(study, value=0.5)
     assert ": 0% of 38 steps" in plot_compute_saved(study).layout.title.text
+
+
+def test_a_race_by_hand() -> None:
+    rows = [
+        (arm, repeat, epochs, final, final / 2.0)
+        for arm, finals in {"tpe": (1.0, 0.5), "AeLLE": (0.8, 0.2), "coin": (1.0, 0.9)}.items()
+        for repeat in range(2)
+        for epochs, final in zip((9.0, 18.0), finals, strict=True)
+    ]
+    rows += [
+        ("broken", repeat, epochs, math.nan, math.nan) for repeat in (0, 1) for epochs in (9, 18)
+    ]
+    columns = ["arm", "repeat", "epochs", "regret_final", "regret_seen"]
+    figure = plot_race(pd.DataFrame(rows, columns=columns), title="made")
+    curves = {(t.name, t.xaxis): list(t.y) for t in figure.data if t.mode == "lines"}
+    assert curves == {
+        ("tpe", "x"): [1.0, 0.5],
+        ("tpe", "x2"): [0.5, 0.25],
+        ("AeLLE", "x"): [0.8, 0.2],
+        ("AeLLE", "x2"): [0.4, 0.1],
+        ("coin", "x"): [1.0, 0.9],
+        ("coin", "x2"): [0.5, 0.45],
+    }
+    # Of ours and of the best peer alone.
+    assert {t.legendgroup for t in figure.data if t.fill == "toself"} == {"AeLLE", "tpe"}
+    assert "2 repeats" in figure.layout.title.text
+    assert "bdata" not in figure.to_json()
 
 
 def test_import_is_light() -> None:
