@@ -82,8 +82,9 @@ class DeepKernel(nn.Module):
     def factor(self, features: torch.Tensor) -> torch.Tensor:
         """The Cholesky factor of observations' covariance."""
         noise = self.log_noise.exp() + _JITTER
-        eye = torch.eye(len(features))
-        return torch.linalg.cholesky(self.kernel(features, features) + noise * eye)
+        covariance = self.kernel(features, features) + noise * torch.eye(len(features))
+        factor: torch.Tensor = torch.linalg.cholesky(covariance)
+        return factor
 
     def backward(self, rows: Rows, targets: torch.Tensor) -> None:
         """Gradients of the negative log marginal likelihood of an observation.
@@ -99,7 +100,7 @@ class DeepKernel(nn.Module):
             weights = torch.cholesky_solve((targets - self.mean)[:, None], factor)
             slope = torch.cholesky_inverse(factor) - weights @ weights.T
             self.mean.grad = -weights.mean()
-        covariance.backward(slope / (2.0 * len(targets)))
+        torch.autograd.backward(covariance, slope / (2.0 * len(targets)))
 
     @torch.no_grad()
     def predict(
@@ -214,7 +215,7 @@ def _search(pool: Pool) -> None:
 def _best_at_each_epoch(table: npt.NDArray[np.float32]) -> FloatArray:
     """The best score at each epoch; where nobody has come, the best of all before."""
     known = np.where(np.isnan(table), -np.inf, table).max(axis=0)
-    return np.where(np.isinf(known), known.max(), known).astype(np.float64)
+    return np.asarray(np.where(np.isinf(known), known.max(), known), dtype=np.float64)
 
 
 def _fit(model: DeepKernel, rows: Rows, targets: torch.Tensor, n_steps: int) -> None:
@@ -227,5 +228,5 @@ def _fit(model: DeepKernel, rows: Rows, targets: torch.Tensor, n_steps: int) -> 
             model.backward(rows, targets)
             optimizer.step()
         model.factor(model.features(rows))
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         model.load_state_dict(before)

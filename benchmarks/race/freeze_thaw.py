@@ -39,7 +39,7 @@ _FIRST_FIT, _GROWTH = 8, 1.4
 _N_STEPS, _RATE = 40, 0.1
 # Of the priors on logarithms.
 _LENGTH_SPREAD, _REST_SPREAD = 0.75, 1.5
-_JITTER = 1e-6
+_JITTER = 1e-5
 # Distances by products of matrices are not exactly 0 where they are.
 _EXACT = "donot_use_mm_for_euclid_dist"
 
@@ -94,14 +94,15 @@ class CurveProcess:
             with torch.no_grad():
                 factor, failed = torch.linalg.cholesky_ex(covariance)
                 if failed:
-                    break
+                    return
                 weights = torch.cholesky_solve(centred, factor)
                 # The gradient is known: several times as fast as going back through the factor.
                 slope = 0.5 * (torch.cholesky_inverse(factor) - weights @ weights.T)
-            covariance.backward(slope)
+            torch.autograd.backward(covariance, slope)
             # Normal priors on logarithms: few trials do not tell twenty lengths apart.
             prior = ((lengths - self._typical) ** 2).sum() / _LENGTH_SPREAD**2
-            (0.5 * (prior + ((rest - self._prior) ** 2).sum() / _REST_SPREAD**2)).backward()
+            prior = prior + ((rest - self._prior) ** 2).sum() / _REST_SPREAD**2
+            torch.autograd.backward(0.5 * prior)
             optimizer.step()
         if torch.isfinite(lengths).all() and torch.isfinite(rest).all():
             self._lengths, self._rest = lengths.detach(), rest.detach()

@@ -43,6 +43,7 @@ from optuna_aelle.trials.table import RecordedTrials
 Arm = Callable[[Pool, int], None]
 Halving = Literal["promotion", "stopping"]
 
+_NEEDED = ("syne_tune", "xgboost", "huggingface_hub")
 # A fourth of the trees at three times the rate fit as well for a fifth of the seconds.
 _BOOSTING = {"n_estimators": 25, "learning_rate": 0.3}
 # What transfer arms have learned, by arm, space and past.
@@ -54,7 +55,7 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"benchmarks.race.{name}")
     except ImportError as error:
-        if (error.name or "").split(".")[0] not in ("syne_tune", "xgboost"):
+        if (error.name or "").split(".")[0] not in _NEEDED:
             raise
         raise ImportError(
             "Expected syne-tune, for this arm of a race. Install it by "
