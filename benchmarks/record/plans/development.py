@@ -135,7 +135,7 @@ DEVELOPMENT_PLANS = (
         Space(
             ("gru", "lstm", "lem"),
             sizes=(16, 32, 64),
-            learning_rate=(5e-4, 2e-2),
+            learning_rate=(1e-3, 5e-2),
             init_gain=(0.3, 3.0),
             weight_decay=(1e-6, 1e-2),
             dropout=None,

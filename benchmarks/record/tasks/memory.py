@@ -101,15 +101,15 @@ class Copying(Generated, Regression):
 
 
 class Matching(Generated, Questions):
-    """Is this the pattern that was shown before? After 4, 12 and 28 steps amid other patterns.
+    """Is this the pattern that was shown before? After 4, 10 and 22 steps amid other patterns.
 
-    A pattern that is not the same differs in two of its six signs.
+    A pattern that is not the same differs in two of its four signs.
     """
 
     name = "matching"
     every_step = True
     n_train = 600
-    n_steps, size, tests = 30, 6, (5, 13, 29)
+    n_steps, size, tests = 24, 4, (5, 11, 23)
     n_inputs, n_outputs = size + 2, 1
 
     def make(self, n: int, generator: torch.Generator) -> Data:
