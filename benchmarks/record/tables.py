@@ -31,4 +31,7 @@ REPORT_TABLES = (
     "narma-mixed",
     "association-mixed",
     "modular-mixed",
+    "laser-rnn",
+    "motions-mixed",
+    "oscillator-lipschitz",
 )
