@@ -143,20 +143,22 @@ def portfolio_order(
         before = after
 
 
-def box_order(tasks: Sequence[Task], space: Space, pool: Pool) -> list[int]:
-    """First what is in the box around each task's best, then around the best two, four ...
-
-    Within a box in the order of the pool, which is random.
-    """
+def boxes_of(tasks: Sequence[Task], space: Space) -> list[dict[str, Any]]:
+    """Domains by name: the box around each task's best, then around the best two, four ..."""
     domains = config_space(space)
+    most = max(len(task.losses) for task in tasks)
+    return [_box(tasks, domains, 2**power) for power in range(most.bit_length() + 1)]
+
+
+def box_order(boxes: Sequence[dict[str, Any]], space: Space, pool: Pool) -> Iterator[int]:
+    """First what is in the smallest box, in the order of the pool, which is random; and so on."""
     parameters = frame(pool.configurations, space)
-    order: list[int] = []
-    n_best, most = 1, max(len(task.losses) for task in tasks)
-    while len(order) < len(pool) and n_best < 2 * most:
-        inside = _inside(_box(tasks, domains, n_best), parameters)
-        order += [position for position in inside if position not in order]
-        n_best *= 2
-    return order
+    said: set[int] = set()
+    for box in boxes:
+        for position in _inside(box, parameters):
+            if position not in said:
+                said.add(position)
+                yield position
 
 
 def _box(tasks: Sequence[Task], domains: dict[str, Any], n_best: int) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_it_finds_what_one_hyperparameter_decides(name: str) -> None:
     spent, by_chance = [], []
     for seed in range(3):
         direction = "maximize" if seed % 2 else "minimize"
-        table = made_table(40, seed=seed, direction=direction)
+        table = made_table(60, seed=seed, direction=direction)
         spent.append(epochs_until_best(raced(name, table, seed=seed, budget=60)))
         chance = raced("chance", table, seed=seed, budget=60, arm=Promotion(3))
         by_chance.append(epochs_until_best(chance))
