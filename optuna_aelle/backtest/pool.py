@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from typing import Protocol
 
@@ -34,6 +36,7 @@ from optuna_aelle.trials.cost import steps_until
 from optuna_aelle.trials.table import RecordedTrials
 
 FloatArray = npt.NDArray[np.float64]
+Payload = Mapping[str, Any]
 
 # Where trainings are worth a search, an epoch takes seconds, and a fingerprint this share of it.
 # Recorded ones take less, so that a fingerprint costs more of them.
@@ -119,7 +122,8 @@ class Pool:
         self.configurations = [_bare(t, position) for position, t in enumerate(self._recorded)]
         self._known = [copy.copy(trial) for trial in self.configurations]
         self._spectrum_steps = spectrum_steps
-        self._payloads = [self._payloads_of(trial) for trial in self._recorded]
+        payloads = _payloads(recorded)
+        self._payloads = [self._having(payloads[i]) for i in indices]
         self._step_seconds = mean_step_seconds(recorded)
         self._long_step_seconds = _long_step_seconds(recorded) or self._step_seconds
         self._n_seen = [0] * len(self._recorded)
@@ -170,7 +174,7 @@ class Pool:
         self.payload(position, step)
         return decode_spectra(self._known[position]).get(step)
 
-    def payload(self, position: int, step: int = UNTRAINED_STEP) -> dict[str, Any] | None:
+    def payload(self, position: int, step: int = UNTRAINED_STEP) -> Payload | None:
         """The same in its stored form, as the trial that the pool knows carries it."""
         reached = self.steps(position)
         if step > (reached[-1] if reached else UNTRAINED_STEP):
@@ -246,12 +250,16 @@ class Pool:
             ends=np.array(columns[4], dtype=np.float64),
         )
 
-    def _payloads_of(self, trial: FrozenTrial) -> dict[int, dict[str, Any]]:
-        return {
-            step: dict(payload)
-            for step, payload in spectrum_payloads(trial).items()
-            if self._spectrum_steps is None or step in self._spectrum_steps
-        }
+    def _having(self, payloads: Mapping[int, Payload]) -> dict[int, Payload]:
+        known = self._spectrum_steps
+        return {step: x for step, x in payloads.items() if known is None or step in known}
+
+
+# Reading them takes longer than many an arm: once for all arms and repeats of a table.
+@lru_cache(maxsize=2)
+def _payloads(recorded: RecordedTrials) -> list[dict[int, Payload]]:
+    """The spectra of each trial of a table, by step, in their stored form."""
+    return [dict(spectrum_payloads(trial)) for trial in recorded.trials]
 
 
 def _bare(trial: FrozenTrial, position: int) -> FrozenTrial:
@@ -274,8 +282,8 @@ def _long_step_seconds(recorded: RecordedTrials) -> float | None:
     """Seconds of a step of which a fingerprint of these networks would be 1 %."""
     seconds = [
         payload["seconds"]
-        for trial in recorded.trials
-        for payload in spectrum_payloads(trial).values()
+        for payloads in _payloads(recorded)
+        for payload in payloads.values()
         if payload.get("seconds")
     ]
     return float(np.mean(seconds)) / FINGERPRINT_SHARE if seconds else None
