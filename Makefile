@@ -21,6 +21,7 @@ lint: $(VENV)/.ready
 # Replays every pruner and races every search over the recorded tables, and draws the figures: an
 # hour and a half. What was raced before is kept.
 benchmark: $(VENV)/.ready
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q -e ".[dev,race]"
 	$(BIN)/python -m benchmarks.decisions.ranking
 	$(BIN)/python -m benchmarks.decisions.pruning
 	$(BIN)/python -m benchmarks.race.transfer

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -41,6 +42,7 @@ from benchmarks.race.arms import HOUR
 from benchmarks.race.arms import QUICK
 from benchmarks.race.arms import all_arms
 from benchmarks.race.arms import chosen
+from benchmarks.race.arms import needs_syne_tune
 from benchmarks.race.arms import planned_arms
 from benchmarks.race.figure import draw_all
 from benchmarks.race.figure import summary_text
@@ -154,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arms = tuple(options.arms) if options.arms else None if options.everything else HOUR
     if options.quick:
         arms = QUICK
+    if importlib.util.find_spec("syne_tune") is None:
+        arms = tuple(_without_syne_tune(arms or _every_name()))
     # Whole rounds over the tables: what an interruption leaves is of all of them.
     jobs = [
         Job(name, repeat, arms, options.cache)
@@ -181,6 +185,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(summary_text(path))
 
 
+def _every_name() -> list[str]:
+    return [*all_arms(load(REPORT_TABLES[0])), *planned_arms()]
+
+
+def _without_syne_tune(names: Sequence[str]) -> list[str]:
+    missing = [name for name in names if needs_syne_tune(name)]
+    if missing:
+        print(
+            f"Left out, since syne-tune is not installed (pip install -e .[race]): "
+            f"{', '.join(missing)}"
+        )
+    return [name for name in names if name not in missing]
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.race",
@@ -188,12 +206,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     every = [*REPORT_TABLES, *DEVELOPMENT_TABLES]
-    known = [*all_arms(load(every[0])), *planned_arms()]
     parser.add_argument(
         "--tables", nargs="+", choices=every, metavar="TABLE", help="by default: reported on"
     )
     parser.add_argument("--development", action="store_true", help="those that designs come from")
-    parser.add_argument("--arms", nargs="+", choices=known, metavar="ARM", help="names")
+    parser.add_argument("--arms", nargs="+", choices=_every_name(), metavar="ARM", help="names")
     parser.add_argument("--repeats", type=positive, help=f"{N_REPEATS} by default")
     parser.add_argument("--workers", type=positive, default=os.cpu_count())
     parser.add_argument("--everything", action="store_true", help="all arms and tables: a night")

@@ -15,8 +15,17 @@ from functools import partial
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
 
+from benchmarks.race.dyhpo import DyHPO
 from benchmarks.race.forest import Feature
 from benchmarks.race.forest import forest_without
+from benchmarks.race.forest import past_of
+from benchmarks.race.freeze_thaw import FreezeThaw
+from benchmarks.race.syne import BoundingBox
+from benchmarks.race.syne import Halving
+from benchmarks.race.syne import QuantileTransfer
+from benchmarks.race.syne import Transfer
+from benchmarks.race.syne import ZeroShot
+from benchmarks.race.syne import cqr_asha
 from optuna_aelle.backtest.arms import DEFAULTS
 from optuna_aelle.backtest.arms import OURS
 from optuna_aelle.backtest.arms import Steps
@@ -58,12 +67,24 @@ def judge_arms(recorded: RecordedTrials) -> dict[str, ArmFactory]:
 
 def peer_arms() -> dict[str, ArmFactory]:
     """Peers that Optuna does not ship."""
-    return {}
+    arms: dict[str, ArmFactory] = {
+        f"CQR, ASHA η={eta}": partial(cqr_asha, eta) for eta in (2, 3, 4)
+    }
+    return arms | {"DyHPO": DyHPO, "freeze-thaw": FreezeThaw}
 
 
 def transfer_arms(task: str) -> dict[str, ArmFactory]:
     """Peers that learn from the tables of all other tasks."""
-    return {}
+    arms: dict[str, ArmFactory] = {}
+    kinds: dict[str, type[Transfer]] = {
+        "zero-shot": ZeroShot,
+        "bounding box": BoundingBox,
+        "quantile transfer": QuantileTransfer,
+    }
+    for name, kind in kinds.items():
+        arms[f"{name}, SHA η=2"] = partial(_transfer, kind, task, "stopping", 2)
+        arms[f"{name}, ASHA η=3"] = partial(_transfer, kind, task, "promotion", 3)
+    return arms
 
 
 def reference_arms(task: str) -> dict[str, ArmFactory]:
@@ -78,6 +99,10 @@ def reference_arms(task: str) -> dict[str, ArmFactory]:
 def planned_arms() -> dict[str, ArmFactory]:
     """Arms that plan for a budget: each is run once for every budget that is reported."""
     return {f"top {k} after {i}": partial(TopK, i, k) for i in (1, 2, 3, 5) for k in (1, 2, 3)}
+
+
+def _transfer(kind: type[Transfer], task: str, halving: Halving, eta: int) -> NativeArm:
+    return kind(past_of(task), halving, eta)
 
 
 def _halving(task: str, features: tuple[Feature, ...]) -> NativeArm:
@@ -113,6 +138,14 @@ HOUR = (
     "ASHA η=2",
     "ASHA η=3",
     "ASHA η=4",
+    "CQR, ASHA η=3",
+    "DyHPO",
+    "freeze-thaw",
+    "zero-shot, SHA η=2",
+    "zero-shot, ASHA η=3",
+    "bounding box, ASHA η=3",
+    "quantile transfer, SHA η=2",
+    "quantile transfer, ASHA η=3",
     *(f"forest on {name}, {how}" for name in KNOWN for how in ("SHA η=2", "ASHA η=3")),
     *(f"top {k} after {i}" for i, k in ((1, 1), (1, 3), (3, 3))),
     OURS,
@@ -128,6 +161,11 @@ def is_judge(name: str) -> bool:
 def knows_other_tasks(name: str) -> bool:
     """Whether an arm has learned from other tasks' tables."""
     return name in {**transfer_arms(""), **reference_arms("")}
+
+
+def needs_syne_tune(name: str) -> bool:
+    """Whether an arm runs only where the extra ``race`` is installed."""
+    return name.startswith("CQR") or name in transfer_arms("")
 
 
 def chosen(names: Sequence[str] | None, arms: dict[str, ArmFactory]) -> dict[str, ArmFactory]:

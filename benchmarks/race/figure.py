@@ -48,7 +48,7 @@ SHOWN = {
     "CQR, ASHA η=3": ("#8d6e63", "-"),
     "DyHPO": ("#00897b", "-"),
     "freeze-thaw": ("#7cb342", "-"),
-    "quantile transfer": ("#c0ca33", "--"),
+    "quantile transfer, ASHA η=3": ("#c0ca33", "--"),
     "forest on names + spectrum, SHA η=2": ("#8e24aa", "--"),
     "forest on names + spectrum, ASHA η=3": ("#8e24aa", "-"),
     OURS: ("#d81b60", "-"),

@@ -122,7 +122,7 @@ def cqr_asha(
     )
 
 
-class _Transfer:
+class Transfer:
     """Starts configurations in an order that the past says, under halving.
 
     Args:
@@ -173,8 +173,8 @@ class _Transfer:
         raise NotImplementedError
 
 
-class ZeroShot(_Transfer):
-    """The greedy portfolio of what was best on past tasks, in its order; see `_Transfer`."""
+class ZeroShot(Transfer):
+    """The greedy portfolio of what was best on past tasks, in its order; see `Transfer`."""
 
     def _learn(self, tasks: Sequence[Any], space: Mapping[str, BaseDistribution]) -> Any:
         return self._module.portfolio_surrogates(tasks, space)
@@ -186,7 +186,7 @@ class ZeroShot(_Transfer):
         return order
 
 
-class BoundingBox(_Transfer):
+class BoundingBox(Transfer):
     """At random within the box around the best of every past task, then in wider ones."""
 
     def _learn(self, tasks: Sequence[Any], space: Mapping[str, BaseDistribution]) -> Any:
@@ -199,7 +199,7 @@ class BoundingBox(_Transfer):
         return order
 
 
-class QuantileTransfer(_Transfer):
+class QuantileTransfer(Transfer):
     """The best first by a regression of past normal scores on parameters.
 
     Args:
