@@ -67,9 +67,9 @@ def judge_arms(recorded: RecordedTrials) -> dict[str, ArmFactory]:
 
 def peer_arms() -> dict[str, ArmFactory]:
     """Peers that Optuna does not ship."""
-    arms: dict[str, ArmFactory] = {
-        f"CQR, ASHA η={eta}": partial(cqr_asha, eta) for eta in (2, 3, 4)
-    }
+    arms: dict[str, ArmFactory] = {}
+    for eta in (2, 3, 4):
+        arms[f"CQR, ASHA η={eta}"] = partial(_conformal, eta)
     return arms | {"DyHPO": DyHPO, "freeze-thaw": FreezeThaw}
 
 
@@ -99,6 +99,10 @@ def reference_arms(task: str) -> dict[str, ArmFactory]:
 def planned_arms() -> dict[str, ArmFactory]:
     """Arms that plan for a budget: each is run once for every budget that is reported."""
     return {f"top {k} after {i}": partial(TopK, i, k) for i in (1, 2, 3, 5) for k in (1, 2, 3)}
+
+
+def _conformal(eta: int) -> NativeArm:
+    return cqr_asha(eta)
 
 
 def _transfer(kind: type[Transfer], task: str, halving: Halving, eta: int) -> NativeArm:
