@@ -47,7 +47,7 @@ POINTS_A_TRAINING = 9
 class NativeArm(Protocol):
     """A search that trains configurations of a pool itself, as it likes, until it is ended."""
 
-    def __call__(self, pool: Pool, seed: int) -> None: ...
+    def __call__(self, pool: Pool, seed: int, /) -> None: ...
 
 
 # Makes ``(sampler, pruner)`` or a native arm, afresh for each repeat; a parameter ``seed``, if it
