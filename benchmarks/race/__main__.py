@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.everything:
             names = (*REPORT_TABLES, *DEVELOPMENT_TABLES)
         if options.quick:
-            names = REPORT_TABLES[:3]
+            names = REPORT_TABLES[:2]
     arms = tuple(options.arms) if options.arms else None if options.everything else HOUR
     if options.quick:
         arms = QUICK
