@@ -14,6 +14,9 @@ DEVELOPMENT_TABLES = (
     "parity-relu",
     "maps-gru",
     "power-rnn",
+    "counting-antisymmetric",
+    "pendulum-lstm",
+    "matching-mixed",
 )
 REPORT_TABLES = (
     "fashion-gru",
@@ -34,4 +37,5 @@ REPORT_TABLES = (
     "laser-rnn",
     "motions-mixed",
     "oscillator-lipschitz",
+    "integration-mixed",
 )
