@@ -130,6 +130,38 @@ DEVELOPMENT_PLANS = (
         n_epochs=36,
     ),
     Plan(
+        "maps",
+        "cornn",
+        Space(
+            ("cornn",),
+            sizes=(16, 32, 64, 128),
+            learning_rate=(1e-3, 2e-1),
+            init_gain=(0.1, 6.0),
+            weight_decay=(1e-6, 1e-2),
+            dropout=None,
+            batch_sizes=(16, 32, 64),
+            as_choices=True,
+        ),
+        n_configs=120,
+        n_epochs=36,
+    ),
+    Plan(
+        "pendulum",
+        "mixed",
+        Space(
+            ("rnn", "relu", "mingru", "lipschitz"),
+            sizes=(16, 32, 64),
+            learning_rate=(1e-3, 1e-1),
+            init_gain=(0.1, 4.0),
+            dropout=None,
+            init_schemes=("uniform", "orthogonal"),
+            n_layers=(1, 2),
+            gate_biases=("zero", "chrono"),
+        ),
+        n_configs=130,
+        n_epochs=27,
+    ),
+    Plan(
         "matching",
         "mixed",
         Space(

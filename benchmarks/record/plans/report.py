@@ -103,6 +103,23 @@ REPORT_PLANS = (
         n_epochs=20,
     ),
     Plan(
+        "modular",
+        "gru",
+        Space(
+            ("gru",),
+            sizes=(8, 16, 32, 64),
+            learning_rate=(1e-3, 1e-1),
+            init_gain=(0.1, 8.0),
+            gate_bias_value=(-4.0, 4.0),
+            dropout=None,
+            weight_decay=None,
+            optimizers=(),
+            batch_sizes=(20, 40),
+        ),
+        n_configs=110,
+        n_epochs=24,
+    ),
+    Plan(
         "brackets",
         "mixed",
         Space(
