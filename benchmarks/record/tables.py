@@ -38,4 +38,5 @@ REPORT_TABLES = (
     "motions-mixed",
     "oscillator-lipschitz",
     "integration-mixed",
+    "brackets-mixed",
 )
