@@ -14,8 +14,8 @@ REPORT_PLANS = (
         Space(
             ("relu",),
             sizes=(16, 32, 64, 128),
-            learning_rate=(1e-4, 3e-2),
-            init_gain=(0.3, 3.0),
+            learning_rate=(3e-4, 3e-2),
+            init_gain=(0.3, 1.8),
             init_schemes=("uniform", "orthogonal", "identity"),
         ),
         n_configs=140,
