@@ -39,4 +39,6 @@ REPORT_TABLES = (
     "oscillator-lipschitz",
     "integration-mixed",
     "brackets-mixed",
+    "mnist1d-mixed",
+    "bible-mingru",
 )
