@@ -41,4 +41,7 @@ REPORT_TABLES = (
     "brackets-mixed",
     "mnist1d-mixed",
     "bible-mingru",
+    "narma-relu",
+    "sorting-gru",
+    "sorting-mixed",
 )
