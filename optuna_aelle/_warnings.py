@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _seen: set[tuple[str, str]] = set()
 _lock = threading.Lock()
@@ -34,6 +36,18 @@ def warn_once(occasion: str, message: str, error: Exception | None = None) -> No
             return
         _seen.add(cause)
     warnings.warn(message, AeLLEWarning, stacklevel=3)
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """What is warned of within is no cause that was told outside: it is forgotten at the end."""
+    with _lock:
+        before = set(_seen)
+    try:
+        yield
+    finally:
+        with _lock:
+            _seen.intersection_update(before)
 
 
 def forget_warnings() -> None:

@@ -100,7 +100,8 @@ def _race(recorded: RecordedTrials, options: argparse.Namespace) -> int:
     steps = recorded.trained_steps
     trainings = options.trainings
     if trainings is None:
-        most = int(_SHARE_OF_ALL * steps.sum() / steps.max())
+        n_configs = min(options.trials or len(recorded), len(recorded))
+        most = int(_SHARE_OF_ALL * n_configs * steps.mean() / steps.max())
         trainings = max(1, min(_MOST_TRAININGS, most))
     budget = trainings * int(steps.max())
     with _notes():

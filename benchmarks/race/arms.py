@@ -62,7 +62,7 @@ def all_arms(recorded: RecordedTrials) -> dict[str, ArmFactory]:
 
 def judge_arms(recorded: RecordedTrials) -> dict[str, ArmFactory]:
     """What no arm can be better than, and none may be worse than."""
-    return {ORACLE: partial(Oracle.of, recorded), COIN: lambda: coin}
+    return {ORACLE: partial(Oracle, recorded), COIN: lambda: coin}
 
 
 def peer_arms() -> dict[str, ArmFactory]:

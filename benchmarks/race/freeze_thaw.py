@@ -31,8 +31,9 @@ from optuna_aelle.prediction.encoding import ParameterEncoder
 
 FloatArray = npt.NDArray[np.float64]
 
-# The policy's margins, as shares of what is left to gain: 10 to a power drawn between these
-# (Rakotoarison et al., section 4.2).
+# The policy's margins, as shares of the distance from the median to the best seen: 10 to a power
+# drawn between these. Rakotoarison et al. (section 4.2) take shares of what is left until a score
+# of 1, which scores without an upper end do not have.
 _MARGINS = (-4.0, -1.0)
 # Reports after which hyperparameters are fitted, by how much more there are each time.
 _FIRST_FIT, _GROWTH = 8, 1.4

@@ -34,10 +34,10 @@ from typing import Literal
 import numpy as np
 from optuna.distributions import BaseDistribution
 
-from benchmarks.race.halving import InOrder
-from benchmarks.race.halving import promote
 from benchmarks.race.halving import stop
 from optuna_aelle.backtest.pool import Pool
+from optuna_aelle.backtest.promotion import InOrder
+from optuna_aelle.backtest.promotion import promote
 from optuna_aelle.trials.table import RecordedTrials
 
 Arm = Callable[[Pool, int], None]
@@ -109,7 +109,7 @@ def cqr_asha(
     Args:
         reduction_factor: η; rungs are 1, η, η², ... reports.
         promotes: Whether trainings are taken up again. syne-tune's own ASHA stops alone, so that
-            promotion is `benchmarks.race.halving.promote`, with syne-tune's searcher.
+            promotion is `optuna_aelle.backtest.promotion.promote`, with syne-tune's searcher.
         update_frequency: Starts from one fit to the next.
         settings: Of syne-tune's `ConformalQuantileRegression`, and of the trees it boosts.
     """

@@ -118,7 +118,7 @@ def _without_gaps(parameters: pd.DataFrame, space: Space) -> pd.DataFrame:
 
 
 class ConformalStarter:
-    """CQR over what is left of a pool, as a `benchmarks.race.halving.Starter`.
+    """CQR over what is left of a pool, as a `optuna_aelle.backtest.promotion.Starter`.
 
     Args:
         trials: The configurations.

@@ -126,9 +126,9 @@ def shown_arms(steps: Steps) -> dict[str, PrunerFactory]:
 def search_arms(steps: Steps) -> dict[str, ArmFactory]:
     """Name to a function that makes a fresh arm of a `race`: ``sampler, pruner``, or another kind.
 
-    TPE and the Gaussian process are those of Optuna; the former judges parameters one by one, which
-    finds better networks than jointly, the latter after four finished trials instead of ten, which
-    a race of twelve trainings hardly has.
+    TPE and the Gaussian process are those of Optuna; the former judges parameters one by one,
+    which finds better networks than jointly, the latter after four finished trials instead of ten,
+    which a race of twelve trainings hardly has.
     """
     pruners = pruner_arms(steps)
     arms: dict[str, ArmFactory] = {DEFAULTS: partial(_pair, TPESampler, MedianPruner)}

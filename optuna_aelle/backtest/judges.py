@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
 from optuna_aelle.backtest.pool import Pool
-from optuna_aelle.backtest.streams import key_of
 from optuna_aelle.trials.table import RecordedTrials
 
 
@@ -26,21 +24,15 @@ class Oracle:
     """Knows where everything ends, and trains it from the best to the worst.
 
     Args:
-        finals: Final values by the key of a configuration (`optuna_aelle.backtest.streams`).
+        recorded: The table.
     """
 
-    def __init__(self, finals: Mapping[str, float]) -> None:
-        self._finals = finals
-
-    @classmethod
-    def of(cls, recorded: RecordedTrials) -> Oracle:
-        """One that has seen a table."""
-        ends = zip(recorded.trials, recorded.finals.tolist(), strict=True)
-        return cls({key_of(trial.params): end for trial, end in ends})
+    def __init__(self, recorded: RecordedTrials) -> None:
+        self._finals = recorded.finals
 
     def __call__(self, pool: Pool, seed: int) -> None:
         """Train until nothing is left."""
-        ends = [pool.sign * self._finals[key_of(t.params)] for t in pool.configurations]
-        for position in np.argsort(-np.nan_to_num(ends, nan=-math.inf), kind="stable").tolist():
+        ends = np.nan_to_num(pool.sign * self._finals[pool.indices], nan=-math.inf)
+        for position in np.argsort(-ends, kind="stable").tolist():
             while not pool.is_over(position):
                 pool.train(position)

@@ -87,10 +87,14 @@ class Pool:
 
     Attributes:
         configurations: ``(n,)`` trials that hold parameters alone.
+        indices: ``(n,)`` where they are in the table.
+        task: What the table was recorded on.
         direction: Of the values.
         sign: 1 where more is better, else −1.
         budget: In steps.
         length: Reports of a whole training, the longest.
+        longest: The same in steps.
+        spectrum_steps: The steps at which there are spectra of the table's configurations.
         prior: As given.
 
     Example:
@@ -110,6 +114,8 @@ class Pool:
         spectrum_steps: Collection[int] | None = None,
     ) -> None:
         self.name = recorded.name
+        self.indices = list(indices)
+        self.task = str(recorded.metadata.get("task", recorded.name))
         self.direction = recorded.direction
         self.sign = 1.0 if recorded.direction == "maximize" else -1.0
         self.budget = budget
@@ -121,11 +127,17 @@ class Pool:
         self._trained = [[steps_until(s, first) for s, _ in own] for own in self._reports]
         self.configurations = [_bare(t, position) for position, t in enumerate(self._recorded)]
         self._known = [copy.copy(trial) for trial in self.configurations]
-        self._spectrum_steps = spectrum_steps
+        self.longest = max(steps[-1] for steps in self._trained)
         payloads = _payloads(recorded)
-        self._payloads = [self._having(payloads[i]) for i in indices]
+        # Of the whole table: that a training has fewer would tell that it diverges.
+        there = {step for own in payloads for step in own}
+        self.spectrum_steps = sorted(
+            there if spectrum_steps is None else there & {*spectrum_steps}
+        )
+        self._payloads = [payloads[i] for i in indices]
         self._step_seconds = mean_step_seconds(recorded)
-        self._long_step_seconds = _long_step_seconds(recorded) or self._step_seconds
+        # Where a fingerprint costs less than that already, there is nothing to make up for.
+        self._long_step_seconds = max(_long_step_seconds(recorded), self._step_seconds)
         self._n_seen = [0] * len(self._recorded)
         self._steps, self._seconds = 0, 0.0
         self._rows: list[tuple[int, float, int, float, float]] = []
@@ -137,7 +149,8 @@ class Pool:
     @property
     def spent(self) -> float:
         """The cost so far, in steps."""
-        return self._steps + self._seconds / self._step_seconds
+        pending = time.process_time() - self._mark
+        return self._steps + (self._seconds + pending) / self._step_seconds
 
     @property
     def left(self) -> list[int]:
@@ -166,7 +179,7 @@ class Pool:
         return self._known[position]
 
     def spectrum(self, position: int, step: int = UNTRAINED_STEP) -> FloatArray | None:
-        """A fingerprint, charged once; None where there is none.
+        """A fingerprint, charged once; None where there is none at this step.
 
         Raises:
             ValueError: The configuration has not been trained so far.
@@ -182,17 +195,13 @@ class Pool:
                 f"Expected a step that configuration {position} has reached, but it is at "
                 f"{reached[-1] if reached else 'none'}, and got {step}."
             )
-        payload = self._payloads[position].get(step)
+        payload = self._payloads[position].get(step) if step in self.spectrum_steps else None
         key = f"{SPECTRUM_PREFIX}{step}"
         known = self._known[position]
         if payload is not None and key not in known.system_attrs:
             self._seconds += payload.get("seconds") or 0.0
             known.system_attrs = {**known.system_attrs, key: payload}
         return payload
-
-    def spectrum_steps(self, position: int) -> list[int]:
-        """The steps at which a configuration has spectra, reached or not."""
-        return sorted(self._payloads[position])
 
     def train(self, position: int) -> float:
         """Train a configuration until its next report, and return what it reports.
@@ -201,7 +210,9 @@ class Pool:
             BudgetSpent: Nothing is left of the budget; race ends the arm with it.
             ValueError: There is no such configuration, or it is at its end.
         """
-        self._seconds += time.process_time() - self._mark
+        now = time.process_time()
+        self._seconds += now - self._mark
+        self._mark = now
         if not 0 <= position < len(self):
             raise ValueError(
                 f"Expected one of the {len(self)} configurations of the pool, 0 to "
@@ -250,10 +261,6 @@ class Pool:
             ends=np.array(columns[4], dtype=np.float64),
         )
 
-    def _having(self, payloads: Mapping[int, Payload]) -> dict[int, Payload]:
-        known = self._spectrum_steps
-        return {step: x for step, x in payloads.items() if known is None or step in known}
-
 
 # Reading them takes longer than many an arm: once for all arms and repeats of a table.
 @lru_cache(maxsize=2)
@@ -278,7 +285,7 @@ def _bare(trial: FrozenTrial, position: int) -> FrozenTrial:
     )
 
 
-def _long_step_seconds(recorded: RecordedTrials) -> float | None:
+def _long_step_seconds(recorded: RecordedTrials) -> float:
     """Seconds of a step of which a fingerprint of these networks would be 1 %."""
     seconds = [
         payload["seconds"]
@@ -286,7 +293,7 @@ def _long_step_seconds(recorded: RecordedTrials) -> float | None:
         for payload in payloads.values()
         if payload.get("seconds")
     ]
-    return float(np.mean(seconds)) / FINGERPRINT_SHARE if seconds else None
+    return float(np.mean(seconds)) / FINGERPRINT_SHARE if seconds else 0.0
 
 
 # Scores of the configurations of a pool, ``(n,)``; the highest starts first.
@@ -310,6 +317,11 @@ class PriorRanking:
         prior = pool.prior if self.prior is None else self.prior
         if prior is None:
             raise ValueError("Expected a prior to rank by: pass one to race, or here. Got none.")
+        if pool.task in getattr(prior, "tasks", ()):
+            raise ValueError(
+                f"Expected a prior that the pool's own task is left out of, but it has learned "
+                f"from {pool.task!r}."
+            )
         for position in range(len(pool)) if self.spectra else ():
             pool.payload(position)
         known = [pool.trial(position) for position in range(len(pool))]

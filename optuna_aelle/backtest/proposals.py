@@ -26,6 +26,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_aelle.backtest.streams import Neighbors
+from optuna_aelle.backtest.streams import key_of
 from optuna_aelle.backtest.streams import propose
 from optuna_aelle.decisions.wrapping import WrappingSampler
 
@@ -56,11 +57,15 @@ class PoolSampler(WrappingSampler):
         super().__init__(copy.copy(base))
         self._configurations = configurations
         self._neighbors = Neighbors(configurations)
+        self._positions: dict[str, list[int]] = {}
+        for position, trial in enumerate(configurations):
+            self._positions.setdefault(key_of(trial.params), []).append(position)
         self._left = list(order)
         self.chosen = -1
         self._asked: list[int] = []
         self._candidates: list[FrozenTrial] = []
         self._scores: FloatArray | None = None
+        self._shared_scores: FloatArray | None = None
         if isinstance(self._base, TPESampler):
             self._hook_tpe(self._base)
         elif isinstance(self._base, GPSampler):
@@ -78,15 +83,18 @@ class PoolSampler(WrappingSampler):
 
     def take(self, params: dict[str, Any]) -> None:
         """Choose the configuration of a trial, which is no longer left."""
-        self.chosen = self._neighbors.nearest(params, self._left)
+        # Several may be equal, in a space of few choices.
+        equal = self._positions.get(key_of(params), [])
+        among = [position for position in self._left if position in equal]
+        self.chosen = among[0] if among else self._neighbors.nearest(params, self._left)
         self._left.remove(self.chosen)
 
     def find(self, params: dict[str, Any]) -> int:
-        """The position of exactly this configuration."""
-        position = self._neighbors.find(params)
-        if position is None:
+        """The position of exactly this configuration, of several the first that is left."""
+        equal = self._positions.get(key_of(params), [])
+        if not equal:
             raise KeyError(f"Expected a configuration of the pool, got {params}.")
-        return position
+        return next((position for position in self._left if position in equal), equal[0])
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         super().before_trial(study, trial)
@@ -111,12 +119,24 @@ class PoolSampler(WrappingSampler):
         if not isinstance(self._base, TPESampler | GPSampler):
             params = propose(self._base, study, trial, self._neighbors)
             return self._neighbors.nearest(params, left)
-        self._candidates, self._scores = [self._configurations[i] for i in left], None
+        self._candidates = [self._configurations[i] for i in left]
+        self._scores = self._shared_scores = None
         space = self._base.infer_relative_search_space(study, trial)
         self._base.sample_relative(study, trial, space)
         if isinstance(self._base, TPESampler):
             self._score_independently(study, trial, space)
-        return left[0] if self._scores is None else left[int(np.argmax(self._scores))]
+        if self._scores is None:
+            return left[0]
+        # A value out of its range has no density.
+        scores = np.nan_to_num(self._scores, nan=-np.inf)
+        if self._shared_scores is not None:
+            # As TPE does it, the branch first: of branches with more parameters, and so with more
+            # candidates' luck to choose from, the best sum would win by chance.
+            shared = np.nan_to_num(self._shared_scores, nan=-np.inf)
+            branch = self._candidates[int(np.argmax(shared))].params.keys()
+            within = np.array([t.params.keys() == branch for t in self._candidates])
+            scores = np.where(within, scores, -np.inf)
+        return left[int(np.argmax(scores))]
 
     def _score_independently(
         self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution]
@@ -158,6 +178,10 @@ class PoolSampler(WrappingSampler):
             having = sampler._having(samples)
             if having:
                 sampler._scores[having] += ratio
+            if len(having) == len(sampler._candidates):
+                if sampler._shared_scores is None:
+                    sampler._shared_scores = np.zeros(len(sampler._candidates))
+                sampler._shared_scores += ratio
             return ratio
 
         base._parzen_estimator_cls = PoolEstimator

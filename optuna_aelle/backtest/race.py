@@ -13,7 +13,9 @@ import math
 import warnings
 from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
@@ -21,6 +23,7 @@ from typing import Protocol
 import numpy as np
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from optuna_aelle._warnings import AeLLEWarning
@@ -76,7 +79,8 @@ def race(
             are those of the pool (`optuna_aelle.backtest.proposals`), or a `NativeArm`, which is
             called with a `Pool` and a seed and trains what it likes.
         budget: Epochs (steps, as the trials number them) that each arm may spend: those that it
-            trains, and its own seconds as epochs. One that was begun within it is finished.
+            trains, and its own seconds as epochs: those of the processor, on one thread. An epoch
+            that was begun within it is finished.
         n_repeats: Runs of each arm, each with another pool in another order; the same for all
             arms.
         n_configs: Configurations of a pool, drawn at random; all by default.
@@ -97,8 +101,9 @@ def race(
         - ``regret_seen``: the same for the best value reported at any epoch, against the best
           that any of the pool ever reports, in the same units;
         - ``regret_final_long``, ``regret_seen_long``: the same where an epoch takes as long as a
-          hundred fingerprints, which real trainings do and those of benchmark tables may not:
-          what an arm takes for itself counts accordingly less;
+          hundred fingerprints, as real trainings do and those of benchmark tables may not: what
+          an arm takes for itself counts accordingly less (where epochs are as long already, as
+          much);
         - ``n_started``, ``n_finished``: configurations so far; ``overhead``: epochs of ``epochs``
           that the arm has spent on itself, as recorded.
 
@@ -176,12 +181,27 @@ def run_arm(factory: ArmFactory, pool: Pool, seed: int) -> Exception | None:
             takes_seed = "seed" in inspect.signature(factory).parameters
             made = factory(seed=seed) if takes_seed else factory()
             arm = Search(*made) if isinstance(made, tuple) else made
-        arm(pool, seed)
+        with one_thread():
+            arm(pool, seed)
     except BudgetSpent:
         return None
     except Exception as error:
         return error
     return None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other would be charged as if they had worked."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure_course(recorded: RecordedTrials, order: list[int], pool: Pool) -> pd.DataFrame:
@@ -204,8 +224,10 @@ def measure_course(recorded: RecordedTrials, order: list[int], pool: Pool) -> pd
         # What was begun within the budget is finished.
         rows = np.searchsorted(costs, epochs - 1e-9, side="left")
         for kind, curve, reference in (("final", ended, best), ("seen", seen, best_seen)):
-            behind = (reference - np.concatenate([[-np.inf], curve])[rows]) / spread
-            columns[f"regret_{kind}{suffix}"] = np.clip(behind, 0.0, 1.0)
+            have = np.concatenate([[-np.inf], curve])[rows]
+            found = np.isfinite(have)
+            behind = np.where(found, reference - np.where(found, have, reference), 0.0) / spread
+            columns[f"regret_{kind}{suffix}"] = np.where(found, np.clip(behind, 0.0, 1.0), 1.0)
         if not suffix:
             columns |= _counts(course, rows, step_seconds)
     return pd.DataFrame(columns)

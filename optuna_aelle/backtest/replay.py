@@ -30,6 +30,7 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from optuna_aelle._warnings import AeLLEWarning
+from optuna_aelle._warnings import told_apart
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.backtest.outcomes import ReplayedStudy
 from optuna_aelle.backtest.outcomes import mean_step_seconds
@@ -235,10 +236,10 @@ def replay_study(
 @contextmanager
 def told_once(recorded: RecordedTrials) -> Iterator[None]:
     """A table without spectra is no study whose objective forgot them, in each of its repeats."""
-    with warnings.catch_warnings():
+    with told_apart(), warnings.catch_warnings():
         if not any(spectrum_payloads(trial) for trial in recorded.trials):
-            message = "None of the .* ended trials"
-            warnings.filterwarnings("ignore", message, AeLLEWarning)
+            for message in ("None of the .* ended trials", "spectrum_fn returned None"):
+                warnings.filterwarnings("ignore", message, AeLLEWarning)
         yield
 
 

@@ -80,17 +80,18 @@ class Search:
 
     def _train(self, pool: Pool, position: int, trial: Trial, spectra: bool) -> float | None:
         """One trial; its final value, or None where it was pruned."""
-        due = pool.spectrum_steps(position) if spectra else []
+        due = list(pool.spectrum_steps) if spectra else []
         step = UNTRAINED_STEP
         while True:
             with pool.uncharged():
                 while due and due[0] <= step:
-                    payload = pool.payload(position, due.pop(0))
-                    key = f"{SPECTRUM_PREFIX}{step}"
-                    told = {**(payload or {}), "trial": trial.number}
-                    write_system_attributes(trial.study, trial, {key: told})
+                    at = due.pop(0)
+                    payload = pool.payload(position, at)
+                    if payload is not None:
+                        told = {f"{SPECTRUM_PREFIX}{at}": {**payload, "trial": trial.number}}
+                        write_system_attributes(trial.study, trial, told)
             # Of the untrained network most pruners have nothing to say.
-            if (step != UNTRAINED_STEP or self._judges_untrained(pool, position, spectra)) and (
+            if (step != UNTRAINED_STEP or self._judges_untrained(pool, spectra)) and (
                 trial.should_prune()
             ):
                 return None
@@ -103,8 +104,8 @@ class Search:
                 step = pool.steps(position)[-1]
                 trial.report(value, step)
 
-    def _judges_untrained(self, pool: Pool, position: int, spectra: bool) -> bool:
-        told = spectra and UNTRAINED_STEP in pool.spectrum_steps(position)
+    def _judges_untrained(self, pool: Pool, spectra: bool) -> bool:
+        told = spectra and UNTRAINED_STEP in pool.spectrum_steps
         return told or asks_before_training(self._pruner)
 
 

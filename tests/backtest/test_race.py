@@ -30,8 +30,10 @@ from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
 from optuna_aelle import RecordedTrials
+from optuna_aelle import decode_spectra
 from optuna_aelle import encode_spectrum
 from optuna_aelle import race
+from optuna_aelle.backtest.arms import OURS
 from optuna_aelle.backtest.arms import Steps
 from optuna_aelle.backtest.arms import search_arms
 from optuna_aelle.backtest.judges import Oracle
@@ -104,7 +106,7 @@ def none() -> tuple[RandomSampler, NopPruner]:
 def test_nobody_beats_the_oracle_and_the_coin_loses(direction: str) -> None:
     table = made_table(direction=direction)
     arms = {
-        "oracle": lambda: Oracle.of(table),
+        "oracle": lambda: Oracle(table),
         "coin": lambda: coin,
         **search_arms(Steps.of(table)),
         "top": lambda: TopK(1, 1),
@@ -116,11 +118,12 @@ def test_nobody_beats_the_oracle_and_the_coin_loses(direction: str) -> None:
     oracle = means.loc["oracle"]
     # Nothing before the first training has ended, everything after.
     assert (oracle["regret_final"].to_numpy() == [1.0] * 8 + [0.0] * (108 - 8)).all()
+    # Its curves have the order of their ends: nobody sees more than it does once one has ended.
+    assert (oracle["regret_seen"].to_numpy()[8:] == 0.0).all()
     for name in arms:
-        curve = means.loc[name]
-        assert (curve.to_numpy() >= oracle.to_numpy() - 1e-12).all() or name != "top"
         # What has been found is not lost.
-        assert (np.diff(curve, axis=0) <= 1e-12).all()
+        assert (np.diff(means.loc[name], axis=0) <= 1e-12).all()
+        assert (means.loc[name, "regret_final"].to_numpy()[:8] == 1.0).all()
     last = means.xs(12.0 * N_STEPS, level="epochs")["regret_final"]
     assert last.idxmax() == "coin"
     assert last["coin"] > last.drop("coin").max()
@@ -607,3 +610,200 @@ def test_a_ranking_orders_and_chance_breaks_ties() -> None:
     assert in_order(pool, None) == list(range(10))
     assert in_order(pool, lambda p: np.zeros(len(p))) == list(range(10))
     assert in_order(pool, lambda p: np.arange(len(p)))[:2] == [9, 8]
+
+
+def test_an_oracle_over_unequal_lengths_by_hand() -> None:
+    """Ends of 1 to 5 after as many epochs as that: what it has, epoch by epoch."""
+    trials = []
+    for number, length in enumerate([3, 1, 5, 2, 4]):
+        curve = {step: float(length) + (length - step) for step in range(1, length + 1)}
+        trial = create_trial(
+            value=float(length),
+            params={"x": length / 10.0},
+            distributions={"x": UNIT},
+            intermediate_values=curve,
+        )
+        trial.number = number
+        trials.append(trial)
+    table = RecordedTrials("unequal", "maximize", tuple(trials), np.full(5, 1e6))
+    frame = race(table, {"oracle": lambda: Oracle(table)}, budget=10, n_repeats=2)
+    by_epochs = frame[frame["repeat"] == 1].set_index("epochs")
+    # The best, 5, takes five epochs; its first report is the best that anybody ever reports.
+    nine = np.arange(1, 19) * 5 / 9
+    np.testing.assert_allclose(by_epochs.index, nine, atol=1e-5)
+    assert (by_epochs["regret_final"].to_numpy() == np.where(nine > 4.0 + 1e-6, 0.0, 1.0)).all()
+    assert (by_epochs["regret_seen"] == 0.0).all()
+    assert by_epochs["n_finished"].iloc[-1] == 2
+
+
+def test_equal_ends_are_nothing_to_regret() -> None:
+    table = made_table()
+    for trial in table.trials:
+        trial.values = [0.5]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        frame = race(table, {"none": none}, budget=2 * N_STEPS, n_repeats=1)
+    assert frame["regret_final"].tolist() == [1.0] * 8 + [0.0] * 10
+
+
+def test_where_epochs_are_long_already_nothing_is_made_up() -> None:
+    # A fingerprint is a thousandth of an epoch.
+    pool = a_pool(made_table(step_seconds=60.0, spectrum_seconds=0.06))
+    assert pool.step_seconds == (60.0, 60.0)
+    assert a_pool(made_table(step_seconds=1.0, spectrum_seconds=0.5)).step_seconds == (1.0, 50.0)
+
+
+def test_time_is_charged_once_even_where_training_fails() -> None:
+    pool = a_pool(made_table(step_seconds=1.0))
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    assert pool.spent >= 0.1
+    for _ in range(5):
+        with pytest.raises(ValueError, match="got 99"):
+            pool.train(99)
+    pool.train(0)
+    assert pool.course.seconds[0] == pytest.approx(0.1, abs=0.05)
+
+
+def test_configurations_that_are_equal_are_told_apart() -> None:
+    """Five settings, four networks each, which end where chance will."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for number in range(20):
+        end = float(rng.uniform())
+        trial = create_trial(
+            value=end,
+            params={"x": (number % 5) / 5.0},
+            distributions={"x": UNIT},
+            intermediate_values={1: end + 1.0, 2: end},
+        )
+        trial.number = number
+        trials.append(trial)
+    table = RecordedTrials("equal", "minimize", tuple(trials), np.full(20, 1e6))
+    pool = a_pool(table, budget=1e6)
+    Search(RandomSampler(), NopPruner())(pool, 0)
+    assert list(dict.fromkeys(pool.course.positions.tolist())) == list(range(20))
+    frame = race(table, {"oracle": lambda: Oracle(table)}, budget=2, n_repeats=3)
+    assert (frame.groupby("repeat")["regret_final"].last() == 0.0).all()
+
+
+def branches_table(n: int = 80, seed: int = 0) -> RecordedTrials:
+    """Nothing matters: half of the configurations have four parameters more, for nothing."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for number in range(n):
+        kind = ("plain", "gated")[int(rng.integers(2))]
+        params: dict[str, Any] = {"kind": kind, "x": float(rng.uniform())}
+        space: dict[str, Any] = {"kind": CategoricalDistribution(("plain", "gated")), "x": UNIT}
+        for extra in range(4 if kind == "gated" else 0):
+            params[f"gate{extra}"], space[f"gate{extra}"] = float(rng.uniform()), UNIT
+        end = float(rng.uniform())
+        trial = create_trial(
+            value=end, params=params, distributions=space, intermediate_values={1: end + 1, 2: end}
+        )
+        trial.number = number
+        trials.append(trial)
+    return RecordedTrials("branches", "minimize", tuple(trials), np.full(n, 1.0))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_no_branch_wins_for_having_more_parameters(grouped: bool) -> None:
+    shares = []
+    for seed in range(6):
+        pool = a_pool(branches_table(seed=seed), budget=2 * 40)
+        sampler = TPESampler(multivariate=grouped, group=grouped)
+        with pytest.raises(BudgetSpent):
+            Search(sampler, NopPruner())(pool, 0)
+        started = list(dict.fromkeys(pool.course.positions.tolist()))[10:]
+        gated = [pool.configurations[i].params["kind"] == "gated" for i in started]
+        everywhere = [t.params["kind"] == "gated" for t in pool.configurations]
+        shares.append(np.mean(gated) - np.mean(everywhere))
+    assert abs(np.mean(shares)) < 0.15
+
+
+@pytest.mark.parametrize("multivariate", [False, True])
+def test_a_value_out_of_its_range_is_not_preferred(multivariate: bool) -> None:
+    table = made_table()
+    table.trials[35].params["x"] = 7.0
+    pool = a_pool(table, budget=20 * N_STEPS)
+    with pytest.raises(BudgetSpent):
+        Search(TPESampler(multivariate=multivariate), NopPruner())(pool, 0)
+    started = list(dict.fromkeys(pool.course.positions.tolist()))
+    assert 35 not in started[10:14]
+
+
+def test_spectra_keep_their_steps() -> None:
+    """Reports at 5, 10 ...; spectra at −1, 3 and 4 are told with the report that follows."""
+    table = made_table(30, step_seconds=1e6)
+    for trial in table.trials:
+        values = list(trial.intermediate_values.values())
+        trial.intermediate_values = {5 * i: value for i, value in enumerate(values, start=1)}
+        payloads = list(trial.system_attrs.values())
+        keys = [f"aelle:spectrum:{step}" for step in (-1, 3, 4)]
+        trial.system_attrs = dict(zip(keys, payloads, strict=True))
+    seen: list[set[int]] = []
+
+    class Reader(optuna.pruners.BasePruner):
+        reads = frozenset({"spectra"})
+
+        def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+            seen.append({*decode_spectra(trial)})
+            return True
+
+    pool = a_pool(table, budget=500)
+    Search(RandomSampler(), Reader())(pool, 0)
+    assert seen[0] == {-1}
+    seen.clear()
+
+    class Late(Reader):
+        def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+            seen.append({*decode_spectra(trial)})
+            return trial.last_step is not None
+
+    Search(RandomSampler(), Late())(a_pool(table, budget=500), 0)
+    assert seen[:2] == [{-1}, {-1, 3, 4}]
+
+
+def test_top_k_counts_a_budget_in_steps() -> None:
+    table = made_table(step_seconds=1e6)
+    for trial in table.trials:
+        values = list(trial.intermediate_values.values())
+        trial.intermediate_values = {5 * i: value for i, value in enumerate(values, start=1)}
+    frame = race(table, {"top": lambda: TopK(1, 1)}, budget=4 * 45, n_repeats=2)
+    assert (frame.groupby("repeat")["n_finished"].last() == 1).all()
+
+
+def test_a_ranking_by_a_prior_that_has_seen_the_task_is_refused() -> None:
+    pool = a_pool(made_table())
+    with pytest.raises(ValueError, match="it has learned from 'making'"):
+        PriorRanking(Knowing("making"))(pool)
+
+
+def test_a_table_without_spectra_needs_no_advice() -> None:
+    table = made_table(80, step_seconds=1e6)
+    for trial in table.trials:
+        trial.system_attrs = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AeLLEWarning)
+        race(table, {OURS: search_arms(Steps.of(table))[OURS]}, budget=180, n_repeats=1)
+
+
+def test_the_caller_s_threads_stay() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def arm(pool: Pool, seed: int) -> None:
+        seen.append(torch.get_num_threads())
+        pool.train(0)
+
+    try:
+        torch.set_num_threads(2)
+        race(made_table(), {"arm": lambda: arm}, budget=20, n_repeats=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]

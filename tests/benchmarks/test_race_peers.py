@@ -24,12 +24,12 @@ from benchmarks.race.dyhpo import DyHPO
 from benchmarks.race.dyhpo import Rows
 from benchmarks.race.freeze_thaw import CurveProcess
 from benchmarks.race.freeze_thaw import FreezeThaw
-from benchmarks.race.halving import InOrder
-from benchmarks.race.halving import promote
 from benchmarks.race.halving import stop
 from benchmarks.race.observed import scaled
 from optuna_aelle.backtest.pool import Pool
+from optuna_aelle.backtest.promotion import InOrder
 from optuna_aelle.backtest.promotion import Promotion
+from optuna_aelle.backtest.promotion import promote
 from optuna_aelle.backtest.race import run_arm
 from optuna_aelle.trials.table import RecordedTrials
 
