@@ -25,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from optuna.exceptions import ExperimentalWarning
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from benchmarks.environment import PACKAGES
 from benchmarks.environment import RESULTS
 from benchmarks.environment import TABLES
 from benchmarks.environment import describe_environment
@@ -47,10 +49,13 @@ from benchmarks.race.arms import planned_arms
 from benchmarks.race.figure import draw_all
 from benchmarks.race.figure import summary_text
 from benchmarks.race.forest import load
+from benchmarks.race.results import MEASURES
 from benchmarks.race.results import pack
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
+from optuna_aelle.backtest.pool import Pool
 from optuna_aelle.backtest.race import race
+from optuna_aelle.backtest.race import run_arm
 from studies.arguments import positive
 
 KEPT = Path("cache/race")
@@ -62,6 +67,8 @@ N_REPEATS, N_REPEATS_OF_EVERYTHING = 10, 20
 # As in `benchmarks.decisions.pruning`: spectra change fast at first, and each costs a part of an
 # epoch.
 SPECTRUM_EPOCHS = (-1, 3, 8, 21, 55)
+# One of each kind that takes long to load.
+_WARMED = ("TPE, none", "GP, none", "CQR, ASHA η=3", "DyHPO", "freeze-thaw", "zero-shot, ASHA η=3")
 # What the course of a race depends on.
 _SOURCES = (
     *(f"optuna_aelle/{package}" for package in ("aelle", "backtest", "decisions")),
@@ -81,9 +88,8 @@ class Job:
 
     @property
     def path(self) -> Path:
-        """Where the result is kept: another place for other code, arms or data."""
+        """Where the result is kept: another place for other code, arms, tables or versions."""
         digest = hashlib.sha256("|".join(self.arms or ("all",)).encode())
-        digest.update((TABLES / f"{self.table}.npz").read_bytes())
         name = f"{self.table}-{self.repeat:02d}-{digest.hexdigest()[:8]}.csv.gz"
         return self.kept / code_version() / name
 
@@ -97,7 +103,11 @@ def run(job: Job) -> pd.DataFrame:
     torch.set_num_threads(1)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        warm_up()
         frame = _run(job)
+    if frame[list(MEASURES)].isna().any().any():
+        # Not kept: what has failed is tried again.
+        return frame
     job.path.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: a run may be stopped at any moment.
     unfinished = job.path.with_name(f"unfinished-{os.getpid()}.csv.gz")
@@ -132,36 +142,52 @@ def _run(job: Job) -> pd.DataFrame:
 
 @cache
 def code_version() -> str:
-    """A hash of everything that decides how a race ends."""
+    """A hash of everything that decides how a race ends: code, tables, versions."""
     root = Path(__file__).parents[2]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps([version(name) for name in PACKAGES]).encode())
     for source in _SOURCES:
         for file in sorted((root / source).rglob("*.py")):
             if file.name not in ("figure.py", "results.py"):
                 digest.update(file.read_bytes())
+    # All tables: what is raced over one, others have taught.
+    for name in (*REPORT_TABLES, *DEVELOPMENT_TABLES):
+        digest.update((TABLES / f"{name}.npz").read_bytes())
     return digest.hexdigest()[:12]
+
+
+@cache
+def warm_up() -> None:
+    """Let every kind of arm run once for nothing: no race should pay for what is loaded."""
+    recorded = load(DEVELOPMENT_TABLES[0])
+    indices = range(min(len(recorded), 40))
+    for name, factory in all_arms(recorded).items():
+        if name in _WARMED:
+            budget = 2 * int(max(recorded.trained_steps))
+            run_arm(factory, Pool(recorded, indices, budget=budget), 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Race, write the results, draw the figures, print the means."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parse(given)
-    names = options.tables
-    if names is None:
-        names = DEVELOPMENT_TABLES if options.development else REPORT_TABLES
-        if options.everything:
-            names = (*REPORT_TABLES, *DEVELOPMENT_TABLES)
-        if options.quick:
-            names = REPORT_TABLES[:2]
     arms = tuple(options.arms) if options.arms else None if options.everything else HOUR
     if options.quick:
         arms = QUICK
     if importlib.util.find_spec("syne_tune") is None:
         arms = tuple(_without_syne_tune(arms or _every_name()))
+    # Reports and development apart: their means must not mix.
+    sets = {"race": REPORT_TABLES, "race_development": DEVELOPMENT_TABLES}
+    if options.tables or options.quick or options.arms:
+        names = options.tables or (DEVELOPMENT_TABLES if options.development else REPORT_TABLES)
+        sets = {"race_partial": tuple(names[:2] if options.quick else names)}
+    elif not options.everything:
+        kept = "race_development" if options.development else "race"
+        sets = {kept: sets[kept]}
     # Whole rounds over the tables: what an interruption leaves is of all of them.
     jobs = [
         Job(name, repeat, arms, options.cache)
         for repeat in range(options.repeats)
+        for names in sets.values()
         for name in names
     ]
     frames = []
@@ -170,19 +196,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for done in tqdm(as_completed(runs), total=len(runs), desc="races", unit="race"):
             frames.append(done.result())
     frame = pd.concat(frames, ignore_index=True)
-    results = {
-        "command": " ".join(["python -m benchmarks.race", *given]),
-        "environment": describe_environment(),
-        "pool_share": POOL_SHARE,
-        **pack(frame, TRAININGS),
-    }
     options.output.mkdir(parents=True, exist_ok=True)
-    whole = not (options.quick or options.tables or options.arms)
-    name = "race_development" if options.development else "race"
-    path = options.output / f"{name if whole else 'race_partial'}.json"
-    path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
-    draw_all(path)
-    print(summary_text(path))
+    for name, tables in sets.items():
+        results = {
+            "command": " ".join(["python -m benchmarks.race", *given]),
+            "environment": describe_environment(),
+            "pool_share": POOL_SHARE,
+            **pack(frame[frame["table"].isin(tables)], TRAININGS),
+        }
+        path = options.output / f"{name}.json"
+        path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
+        draw_all(path)
+        print(summary_text(path))
 
 
 def _every_name() -> list[str]:

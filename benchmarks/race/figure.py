@@ -69,7 +69,7 @@ def draw_curves(results: Results, figure: Path) -> None:
         for name in _there(results, SHOWN):
             shade, style = SHOWN[name]
             curves = results.curves(measure, name)
-            mean = _mean_where_all(curves)
+            mean = curves.mean(axis=0)
             axis.plot(results.trainings, mean, style, color=shade, lw=2, label=name)
             if name in (OURS, "ASHA η=3"):
                 low, high = _band(curves, results.tasks)
@@ -112,7 +112,11 @@ def draw_tables(results: Results, figure: Path) -> None:
 
 def draw_speedups(results: Results, figure: Path) -> None:
     """How soon each arm has the regret that the best peer has after so many trainings."""
-    names = [n for n in results.arms if not is_judge(n) and not _is_planned(n)]
+    names = [
+        n
+        for n in results.arms
+        if not is_judge(n) and not _is_planned(n) and results.is_complete(n)
+    ]
     fig, axes = plt.subplots(1, 2, figsize=(15, 0.3 * len(names) + 1.6), sharey=True)
     for axis, measure in zip(axes, ("regret_final", "regret_seen"), strict=True):
         height = 0.8 / len(results.budgets)
@@ -139,7 +143,7 @@ def draw_speedups(results: Results, figure: Path) -> None:
 
 def draw_ranks(results: Results, figure: Path) -> None:
     """Mean ranks over tables at each budget."""
-    names = [n for n in results.arms if not is_judge(n)]
+    names = [n for n in results.arms if not is_judge(n) and results.is_complete(n)]
     fig, axes = plt.subplots(1, 2, figsize=(15, 0.27 * len(names) + 1.4))
     for axis, measure in zip(axes, ("regret_final", "regret_seen"), strict=True):
         ranks = {b: _mean_ranks(results, measure, names, b) for b in results.budgets}
@@ -161,11 +165,14 @@ def draw_ranks(results: Results, figure: Path) -> None:
 
 
 def best_peer(results: Results, measure: str, budget: int) -> tuple[str, float]:
-    """Who of those that know nothing of other tasks has the least mean regret at a budget."""
+    """Who of those that know nothing of other tasks has the least mean regret at a budget.
+
+    One that plans for its budget may be it.
+    """
     peers = [
         n
         for n in results.arms
-        if n != OURS and not is_judge(n) and not knows_other_tasks(n) and not _is_planned(n)
+        if n != OURS and not is_judge(n) and not knows_other_tasks(n) and results.is_complete(n)
     ]
     means = {name: results.mean(measure, name, budget)[0] for name in peers}
     name = min(means, key=lambda n: means[n])
@@ -187,6 +194,22 @@ def regret_text(results: Results, measures: tuple[str, str]) -> str:
             for budget in results.budgets:
                 mean, low, high = results.mean(measure, name, budget)
                 cells.append(f"{mean:.3f} ({low:.2f}–{high:.2f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def paired_text(results: Results, arm: str) -> str:
+    """Differences of regret over the same pools, with the tables that are won and lost."""
+    head = [f"{kind} {budget}" for kind in ("final", "seen") for budget in results.budgets]
+    lines = ["| against | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for name in results.arms:
+        if name == arm or is_judge(name):
+            continue
+        cells = []
+        for measure in ("regret_final", "regret_seen"):
+            for budget in results.budgets:
+                mean, low, high, won, lost = results.difference(measure, arm, name, budget)
+                cells.append(f"{mean:+.3f} ({low:+.2f} to {high:+.2f}), {won}–{lost}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -213,7 +236,7 @@ def speedup_text(results: Results) -> str:
             head.append(f"{measure.removeprefix('regret_')} {bar:.3f} ({peer}, {budget})")
     lines = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for name in results.arms:
-        if _is_planned(name):
+        if _is_planned(name) or not results.is_complete(name):
             continue
         reached = [_first_at(results, m, name, bar) for (m, _), bar in bars.items()]
         cells = [f"{x:.1f}" if math.isfinite(x) else "—" for x in reached]
@@ -241,12 +264,20 @@ def report(results: Results) -> str:
         "brackets 95 % by bootstrap over tasks and repeats. Final: of the best network trained to "
         "its end; seen: of the best score at any epoch. What an arm takes for itself is charged "
         "as epochs. Arms that know other tasks have learned from the tables of all tasks but the "
-        "one at hand."
+        "one at hand. An epoch that is begun within a budget is finished; who has spent more than "
+        "one on itself finishes a whole training less."
     )
+    if results.content["failed"]:
+        note += f"\n\nRaised, and left out: {'; '.join(results.content['failed'])}."
     last = results.budgets[-1]
     sections = [
         ("As recorded: epochs of tens of milliseconds", summary(results, "")),
         ("Where an epoch takes as long as 100 fingerprints", summary(results, "_long")),
+        *(
+            (f"{name} against each, pool by pool", paired_text(results, name))
+            for name in (OURS, "forest on names + spectrum, ASHA η=3")
+            if name in results.arms
+        ),
         ("Trainings until the best peer's regret", speedup_text(results)),
         (f"What each did with {last} trainings", counts_text(results)),
         *(
@@ -285,10 +316,6 @@ def _is_planned(name: str) -> bool:
     return name.startswith("top ")
 
 
-def _mean_where_all(curves: FloatArray) -> FloatArray:
-    return np.asarray(curves.mean(axis=0))
-
-
 def _band(curves: FloatArray, tasks: list[str]) -> tuple[FloatArray, FloatArray]:
     rng = np.random.default_rng(0)
     ends = [
@@ -301,7 +328,7 @@ def _band(curves: FloatArray, tasks: list[str]) -> tuple[FloatArray, FloatArray]
 
 def _first_at(results: Results, measure: str, name: str, bar: float) -> float:
     """Trainings until the mean regret is at most ``bar``; infinite if it never is."""
-    mean = _mean_where_all(results.curves(measure, name))
+    mean = results.curves(measure, name).mean(axis=0)
     there = np.flatnonzero(mean <= bar + 5e-4)
     return float(results.trainings[there[0]]) if there.size else math.inf
 

@@ -171,7 +171,7 @@ def load(name: str) -> RecordedTrials:
 def past_of(task: str) -> list[RecordedTrials]:
     """All recorded tables but those of a task."""
     names = [n for n in (*DEVELOPMENT_TABLES, *REPORT_TABLES) if n.rsplit("-", 1)[0] != task]
-    return [load(name) for name in names if (TABLES / f"{name}.npz").exists()]
+    return [load(name) for name in names]
 
 
 @lru_cache(maxsize=8)

@@ -49,6 +49,7 @@ def pack(frame: pd.DataFrame, budgets: Sequence[int]) -> dict[str, Any]:
         "trainings": trainings,
         "budgets": list(budgets),
         "n_repeats": int(frame["repeat"].nunique()),
+        "failed": failures(frame),
         "curves": curves,
         "at": at,
         "counts": {
@@ -59,6 +60,13 @@ def pack(frame: pd.DataFrame, budgets: Sequence[int]) -> dict[str, Any]:
             for name in COUNTS
         },
     }
+
+
+def failures(frame: pd.DataFrame) -> list[str]:
+    """Arm, table and repeat of every race in which an arm has raised."""
+    failed = frame[frame[MEASURES[0]].isna()]
+    runs = failed[["arm", "table", "repeat"]].drop_duplicates().itertuples(index=False)
+    return [f"{arm}, {table}, repeat {repeat}" for arm, table, repeat in runs]
 
 
 def _is_multiple(values: pd.Series) -> pd.Series:
@@ -104,6 +112,14 @@ class Results:
         """Where the curves have their points."""
         return np.array(self.content["trainings"])
 
+    def is_complete(self, arm: str) -> bool:
+        """Whether an arm has a result for every table, repeat and budget, and can be ranked."""
+        return all(
+            np.isfinite(self.at(measure, arm, budget)).all()
+            for measure in MEASURES
+            for budget in self.budgets
+        )
+
     def curves(self, measure: str, arm: str) -> FloatArray:
         """``(tables, points)``, means over the repeats."""
         own = self.content["curves"][measure][arm]
@@ -123,6 +139,17 @@ class Results:
         draws = bootstrap_means(values, self.tasks, np.random.default_rng(0))
         low, high = np.nanpercentile(draws, [2.5, 97.5])
         return float(np.nanmean(np.nanmean(values, axis=1))), float(low), float(high)
+
+    def difference(
+        self, measure: str, arm: str, other: str, budget: int
+    ) -> tuple[float, float, float, int, int]:
+        """Arm minus other, pool by pool: mean, 95 % interval, tables won and lost."""
+        values = self.at(measure, arm, budget) - self.at(measure, other, budget)
+        draws = bootstrap_means(values, self.tasks, np.random.default_rng(0))
+        low, high = np.nanpercentile(draws, [2.5, 97.5])
+        by_table = np.nanmean(values, axis=1)
+        won, lost = int((by_table < -5e-4).sum()), int((by_table > 5e-4).sum())
+        return float(np.nanmean(by_table)), float(low), float(high), won, lost
 
     @property
     def tasks(self) -> list[str]:

@@ -177,6 +177,25 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     assert mean == pytest.approx(0.55)
     assert (low, high) == (pytest.approx(0.5), pytest.approx(0.6))
     assert results.content["counts"]["n_finished"][OURS] == {"1": 1.0, "2": 2.0}
+    mean, low, high, won, lost = results.difference("regret_final", OURS, DEFAULTS, 1)
+    assert (mean, low, high) == (pytest.approx(-0.3),) * 3
+    assert (won, lost) == (2, 0)
+
+
+def test_an_arm_that_has_failed_somewhere_is_told_of_and_not_ranked(tmp_path: Path) -> None:
+    frame = made_frame(ENDS | {"TPE, Median": (0.0, 0.0)})
+    failed = (frame["arm"] == "TPE, Median") & (frame["table"] == "one-made")
+    frame.loc[failed & (frame["repeat"] == 1), list(MEASURES)] = math.nan
+    path = tmp_path / "race.json"
+    path.write_text(json.dumps(pack(frame, (1, 2))))
+    results = Results.read(path)
+    assert results.content["failed"] == ["TPE, Median, one-made, repeat 1"]
+    assert not results.is_complete("TPE, Median")
+    assert figure.best_peer(results, "regret_final", 2)[0] == "TPE, none"
+    figure.draw_all(path)
+    page = (tmp_path / "race.md").read_text()
+    assert "Raised, and left out: TPE, Median, one-made, repeat 1." in page
+    assert "TPE, Median" not in figure.speedup_text(results)
 
 
 def test_the_best_peer_is_neither_ours_nor_a_judge_nor_one_with_a_past(tmp_path: Path) -> None:
@@ -208,6 +227,8 @@ def test_races_are_run_kept_and_gone_on_with(
     racing += ["top 1 after 1"]
     monkeypatch.setattr(command, "TRAININGS", (2, 4))
     monkeypatch.setattr(command, "HOUR", tuple(racing))
+    monkeypatch.setattr(command, "_WARMED", ("TPE, none",))
+    command.code_version.cache_clear()
     given = f"--repeats 3 --workers 2 --output {tmp_path} --cache {tmp_path / 'kept'}".split()
     command.main(given)
     results = Results.read(tmp_path / "race.json")
