@@ -17,6 +17,7 @@ DEVELOPMENT_TABLES = (
     "counting-antisymmetric",
     "pendulum-lstm",
     "matching-mixed",
+    "teacher-minlstm",
 )
 REPORT_TABLES = (
     "fashion-gru",
@@ -44,4 +45,5 @@ REPORT_TABLES = (
     "narma-relu",
     "sorting-gru",
     "sorting-mixed",
+    "bible-mixed",
 )
