@@ -18,6 +18,8 @@ DEVELOPMENT_TABLES = (
     "pendulum-lstm",
     "matching-mixed",
     "teacher-minlstm",
+    "counting-mingru",
+    "maps-cornn",
 )
 REPORT_TABLES = (
     "fashion-gru",
