@@ -20,6 +20,7 @@ DEVELOPMENT_TABLES = (
     "teacher-minlstm",
     "counting-mingru",
     "maps-cornn",
+    "pendulum-mixed",
 )
 REPORT_TABLES = (
     "fashion-gru",
@@ -48,4 +49,6 @@ REPORT_TABLES = (
     "sorting-gru",
     "sorting-mixed",
     "bible-mixed",
+    "modular-gru",
+    "laser-mixed",
 )
