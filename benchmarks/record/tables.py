@@ -51,4 +51,5 @@ REPORT_TABLES = (
     "bible-mixed",
     "modular-gru",
     "laser-mixed",
+    "oscillator-lem",
 )
