@@ -116,6 +116,11 @@ def run(job: Job) -> pd.DataFrame:
     return frame
 
 
+def run_all(jobs: Sequence[Job]) -> list[pd.DataFrame]:
+    """The repeats of one table."""
+    return [run(job) for job in jobs]
+
+
 def _run(job: Job) -> pd.DataFrame:
     recorded = load(job.table)
     longest = int(max(recorded.trained_steps))
@@ -183,18 +188,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif not options.everything:
         kept = "race_development" if options.development else "race"
         sets = {kept: sets[kept]}
-    # Whole rounds over the tables: what an interruption leaves is of all of them.
+    # Table by table: what other tasks teach is learned once for all repeats of a table.
     jobs = [
-        Job(name, repeat, arms, options.cache)
-        for repeat in range(options.repeats)
+        [Job(name, repeat, arms, options.cache) for repeat in range(options.repeats)]
         for names in sets.values()
         for name in names
     ]
     frames = []
     with ProcessPoolExecutor(options.workers) as pool:
-        runs = [pool.submit(run, job) for job in jobs]
-        for done in tqdm(as_completed(runs), total=len(runs), desc="races", unit="race"):
-            frames.append(done.result())
+        runs = [pool.submit(run_all, own) for own in jobs]
+        for done in tqdm(as_completed(runs), total=len(runs), desc="races", unit="table"):
+            frames += done.result()
     frame = pd.concat(frames, ignore_index=True)
     options.output.mkdir(parents=True, exist_ok=True)
     for name, tables in sets.items():
