@@ -52,4 +52,5 @@ REPORT_TABLES = (
     "modular-gru",
     "laser-mixed",
     "oscillator-lem",
+    "brackets-lstm",
 )
