@@ -36,7 +36,7 @@ from benchmarks.record.__main__ import plan
 from benchmarks.record.networks import Stack
 from benchmarks.record.spaces import draw_params
 from benchmarks.record.table import TABLES
-from benchmarks.record.tables import DEVELOPMENT_TABLES
+from benchmarks.record.tables import FIRST_DEVELOPMENT_TABLES
 from benchmarks.record.tasks import TASKS
 from benchmarks.record.tasks import Task
 from benchmarks.record.training import StackOptimizer
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--tables",
         nargs="+",
         choices=known,
-        default=list(DEVELOPMENT_TABLES),
+        default=list(FIRST_DEVELOPMENT_TABLES),
         metavar="TABLE",
         help="names; by default those that designs come from",
     )

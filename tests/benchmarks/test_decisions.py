@@ -247,7 +247,7 @@ def test_the_command_writes_results_and_figures(
     table.save(tmp_path / "made.npz")
     monkeypatch.setattr(pruning, "TABLES", tmp_path)
     monkeypatch.setattr(pruning, "N_TRIALS", 12)
-    monkeypatch.setattr(pruning, "REPORT_TABLES", ("made",))
+    monkeypatch.setattr(pruning, "FIRST_REPORT_TABLES", ("made",))
     monkeypatch.setattr(pruning, "N_REPEATS", 2)
     monkeypatch.setattr(pruning, "N_TPE_REPEATS", 1)
     pruning.main(f"--chunk 1 --workers 2 --output {tmp_path}".split())
