@@ -1,8 +1,9 @@
 """How much training does each pruner save, and what does it miss?
 
 Every arm replays the same recorded configurations (`optuna_aelle.replay`) of the first tables of
-`benchmarks/tables`, whose trainings are equally long: 60 of the 200, in another order each time, and once more with TPE proposing
-them, alone or within `AeLLESampler`. Seconds for spectra, fits and decisions count as epochs.
+`benchmarks/tables`, whose trainings are equally long: 60 of the 200, in another order each time,
+and once more with TPE proposing them, alone or within `AeLLESampler`. Seconds for spectra, fits
+and decisions count as epochs.
 Settings were fixed on the development tables; the report is on the others, which hold no task of
 the former. (That spectra help most in delayed recall was known from earlier prototypes of that
 task.)
