@@ -28,8 +28,6 @@ FIRST_TABLES = tuple(name for name in ALL_TABLES if name not in PLANS)
 # Metrics of which 1 is chance.
 RELATIVE_METRICS = ("relative cross-entropy", "unexplained variance")
 STEPS_OF_SPECTRA = (-1, 1, 2, 3, 5, 8, 13, 21, 34, 55)
-# Over more than two decades of learning rates the slowest must be worse than the rest.
-WIDE_DECADES, WIDE_LIMIT = 2.3, 0.8
 
 
 def test_there_are_enough_and_no_task_is_designed_and_reported_on() -> None:
@@ -85,8 +83,7 @@ def test_a_table_is_graded_and_not_decided_by_the_learning_rate(name: str) -> No
     assert math.log10(max(rates) / min(rates)) <= decades + 1e-9
     if name in FIRST_TABLES:
         assert decades <= (1.0 if name.endswith("-mixed") else 2.0) + 1e-9
-    limit = WIDE_LIMIT if decades > WIDE_DECADES else 0.7
-    assert abs(spearmanr(rates, finals).statistic) < limit
+    assert abs(spearmanr(rates, finals).statistic) < 0.7
     sizes = {trial.params["hidden_size"] for trial in table.trials}
     assert sizes == set(space.sizes)
     assert min(sizes) >= (16 if name in FIRST_TABLES else 8)
