@@ -87,10 +87,15 @@ def draw_curves(results: Results, figure: Path) -> None:
 def draw_tables(results: Results, figure: Path) -> None:
     """The final regret, table by table."""
     tables = results.tables
-    n_columns = 5
+    n_columns = min(5, len(tables))
     n_rows = -(-len(tables) // n_columns)
     fig, axes = plt.subplots(
-        n_rows, n_columns, figsize=(15, 2.6 * n_rows), squeeze=False, sharex=True, sharey=True
+        n_rows,
+        n_columns,
+        figsize=(3.0 * n_columns, max(2.6 * n_rows, 4.0)),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
     )
     for number, (axis, table) in enumerate(zip(axes.flat, tables, strict=False)):
         for name in _there(results, _FEWER):

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from abc import ABC
+from abc import abstractmethod
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -122,7 +124,7 @@ def cqr_asha(
     )
 
 
-class Transfer:
+class Transfer(ABC):
     """Starts configurations in an order that the past says, under halving.
 
     Args:
@@ -164,13 +166,15 @@ class Transfer:
             _LEARNED[key] = (self._past, self._learn(tasks, space) if tasks else None)
         return _LEARNED[key][1]
 
+    @abstractmethod
     def _learn(self, tasks: Sequence[Any], space: Mapping[str, BaseDistribution]) -> Any:
-        raise NotImplementedError
+        """What the tasks say of a space."""
 
+    @abstractmethod
     def _order(
         self, learned: Any, space: Mapping[str, BaseDistribution], pool: Pool, seed: int
     ) -> Iterable[int]:
-        raise NotImplementedError
+        """The positions of a pool, the first starts first."""
 
 
 class ZeroShot(Transfer):

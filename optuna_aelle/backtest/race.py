@@ -280,8 +280,8 @@ def _check(
     everything = int(steps[:n_configs].sum())
     if budget > everything:
         raise ValueError(
-            f"Expected a budget below what it takes to train all of {n_configs} configurations, "
-            f"{everything} steps, but got {budget:g}: every arm would have trained everything."
+            "Expected a budget of at most what it takes to train all of "
+            f"{n_configs} configurations, {everything} steps, but got {budget:g}: every arm would have trained everything."
         )
 
 
