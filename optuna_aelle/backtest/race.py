@@ -281,7 +281,8 @@ def _check(
     if budget > everything:
         raise ValueError(
             "Expected a budget of at most what it takes to train all of "
-            f"{n_configs} configurations, {everything} steps, but got {budget:g}: every arm would have trained everything."
+            f"{n_configs} configurations, {everything} steps, but got {budget:g}: every arm would "
+            "have trained everything."
         )
 
 
