@@ -7,6 +7,7 @@ of the others. Finished races are kept, so an interrupted run goes on where it s
 
     python -m benchmarks.race                       # under an hour on two cores
     python -m benchmarks.race --everything          # every arm, every table, 20 repeats: a night
+    python -m benchmarks.race --development         # every arm where settings were chosen: an hour
     python -m benchmarks.race --quick               # what CI runs
     python -m benchmarks.race --development --arms "ASHA η=3" AeLLE --repeats 4
 """
@@ -175,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Race, write the results, draw the figures, print the means."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parse(given)
-    arms = tuple(options.arms) if options.arms else None if options.everything else HOUR
+    # Of the development tables every arm is of interest: settings are chosen there.
+    every = options.everything or options.development
+    arms = tuple(options.arms) if options.arms else None if every else HOUR
     if options.quick:
         arms = QUICK
     if importlib.util.find_spec("syne_tune") is None:
