@@ -171,7 +171,9 @@ class PoolSampler(WrappingSampler):
         def acquisition(
             samples: dict[str, FloatArray], below: _ParzenEstimator, above: _ParzenEstimator
         ) -> FloatArray:
-            ratio: FloatArray = below.log_pdf(samples) - above.log_pdf(samples)
+            # Out of its range a value has no density under either.
+            with np.errstate(invalid="ignore"):
+                ratio: FloatArray = below.log_pdf(samples) - above.log_pdf(samples)
             if sampler._scores is None:
                 sampler._scores = np.zeros(len(sampler._candidates))
             # Groups of parameters are drawn one after the other: their densities multiply.
