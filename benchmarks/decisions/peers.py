@@ -6,7 +6,7 @@ A new one needs a class here and an entry in `benchmarks.decisions.arms.peer_arm
 - A regression on curve and hyperparameters that prunes where P(beat the best) is small: Domhan,
   Springenberg and Hutter (IJCAI 2015); Baker, Gupta, Raskar and Naik (arXiv 1705.10823).
 - i epochs for everybody, then the K best to their end, which needs trials that can be resumed:
-  Bohdal et al. and Egele et al. (arXiv 2207.06940, "one epoch is often enough").
+  "i-Epoch" of Egele, Mohr, Viering and Balaprakash (arXiv 2404.04111).
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def promote(pool: Pool, starter: Starter, reduction_factor: int, min_resource: i
 class TopK:
     """``n_first`` reports for as many as the budget has room for, then the ``k`` best to the end.
 
-    Source: Bohdal et al. and Egele et al. (arXiv 2207.06940), "one epoch is often enough".
+    Source: Egele, Mohr, Viering and Balaprakash (arXiv 2404.04111), "i-Epoch".
     """
 
     n_first: int
