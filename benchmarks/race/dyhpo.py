@@ -79,12 +79,21 @@ class DeepKernel(nn.Module):
         away = squared.clamp(min=0.0) * torch.exp(-2.0 * self.log_length)
         return torch.exp(2.0 * self.log_deviation - 0.5 * away)
 
-    def factor(self, features: torch.Tensor) -> torch.Tensor:
-        """The Cholesky factor of observations' covariance."""
+    def factor(self, features: torch.Tensor, *, n_tries: int = 1) -> torch.Tensor:
+        """The Cholesky factor of observations' covariance, with ten times the noise each try.
+
+        Raises:
+            torch.linalg.LinAlgError: It has none.
+        """
         noise = self.log_noise.exp() + _JITTER
-        covariance = self.kernel(features, features) + noise * torch.eye(len(features))
-        factor: torch.Tensor = torch.linalg.cholesky(covariance)
-        return factor
+        kernel, unit = self.kernel(features, features), torch.eye(len(features))
+        for _ in range(n_tries):
+            factor: torch.Tensor
+            factor, failed = torch.linalg.cholesky_ex(kernel + noise * unit)
+            if not failed:
+                return factor
+            noise = 10.0 * noise
+        raise torch.linalg.LinAlgError("A covariance without factor.")  # type: ignore
 
     def backward(self, rows: Rows, targets: torch.Tensor) -> None:
         """Gradients of the negative log marginal likelihood of an observation.
@@ -108,7 +117,8 @@ class DeepKernel(nn.Module):
     ) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of scores, ``(m,)`` each."""
         seen, there = self.features(rows), self.features(asked)
-        factor = self.factor(seen)
+        # What has come since the last fit may be too much like what was there.
+        factor = self.factor(seen, n_tries=8)
         weights = torch.linalg.solve_triangular(factor, self.kernel(seen, there), upper=False)
         centred = torch.linalg.solve_triangular(
             factor, (targets - self.mean)[:, None], upper=False

@@ -64,7 +64,7 @@ def frame(trials: Sequence[FrozenTrial], space: Space) -> pd.DataFrame:
     columns = {}
     for name, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution):
-            columns[name] = [trial.params.get(name, ABSENT) for trial in trials]
+            columns[name] = [str(trial.params.get(name, ABSENT)) for trial in trials]
         else:
             columns[name] = [trial.params.get(name, math.nan) for trial in trials]
     return pd.DataFrame(columns)
@@ -72,7 +72,8 @@ def frame(trials: Sequence[FrozenTrial], space: Space) -> pd.DataFrame:
 
 def _domain(distribution: Any) -> Any:
     if isinstance(distribution, CategoricalDistribution):
-        return choice([*distribution.choices, ABSENT])
+        # Of one type, as syne-tune wants them.
+        return choice([*map(str, distribution.choices), ABSENT])
     if isinstance(distribution, IntDistribution):
         made = lograndint if distribution.log else randint
     else:

@@ -44,7 +44,13 @@ Arm = Callable[[Pool, int], None]
 
 
 def made_table(
-    n: int = 30, *, seed: int = 0, prefix: str = "", direction: str = "minimize", broken: int = 0
+    n: int = 30,
+    *,
+    seed: int = 0,
+    prefix: str = "",
+    direction: str = "minimize",
+    broken: int = 0,
+    choices: tuple[Any, ...] = ("adam", "sgd"),
 ) -> RecordedTrials:
     """Losses that the learning rate alone decides; the first ``broken`` ones are not numbers."""
     rng = np.random.default_rng(seed)
@@ -52,14 +58,14 @@ def made_table(
     distributions: dict[str, BaseDistribution] = {
         "learning_rate": FloatDistribution(1e-4, 1.0, log=True),
         "hidden_size": IntDistribution(8, 64, log=True),
-        "optimizer": CategoricalDistribution(("adam", "sgd")),
+        "optimizer": CategoricalDistribution(choices),
     }
     trials = []
     for number in range(n):
         cell = {
             "learning_rate": float(10.0 ** rng.uniform(-4.0, 0.0)),
             "hidden_size": int(rng.integers(8, 65)),
-            "optimizer": str(rng.choice(["adam", "sgd"])),
+            "optimizer": choices[rng.integers(len(choices))],
         }
         off = math.log10(cell["learning_rate"] / BEST_RATE)
         curve = 1.0 - math.exp(-(off**2)) * (1.0 - np.exp(-np.arange(1, LENGTH + 1) / 3.0))
@@ -167,6 +173,13 @@ def test_a_training_that_diverges_hurts_nobody(name: str) -> None:
     assert not set(pool.course.positions[last:].tolist()) <= set(broken)
     # Nobody goes on with it past the next rung, but syne-tune's stopping with the first one.
     assert name == "CQR, stopping" or all(len(pool.values(i)) <= 4 for i in broken)
+
+
+@pytest.mark.parametrize("name", [*LEARNING, *KNOWING])
+@pytest.mark.parametrize("choices", [(16, 64), (True, "auto", None)])
+def test_choices_need_not_be_words(name: str, choices: tuple[Any, ...]) -> None:
+    pool = raced(name, made_table(12, choices=choices), budget=25)
+    assert len(pool.course.positions) == 25 or pool.left == []
 
 
 # That under stopping asks the same searcher, but only a dozen times in so few epochs.
@@ -305,6 +318,22 @@ def test_the_deep_kernels_gradients_are_those_of_its_likelihood() -> None:
     expected = model.mean.detach() + (exact - 1e-4 * torch.eye(7).double()) @ solved
     np.testing.assert_allclose(means, expected.numpy(), atol=1e-6)
     assert (deviations >= math.sqrt(noise)).all()
+
+
+def test_the_deep_kernel_predicts_where_observations_are_alike() -> None:
+    torch.manual_seed(0)
+    model = DeepKernel(3)
+    with torch.no_grad():
+        # Length and standard deviation that make float32 round the differences away.
+        model.log_length.fill_(4.0)
+        model.log_deviation.fill_(4.0)
+        model.log_noise.fill_(-20.0)
+    rows = Rows(torch.randn(40, 4), torch.randn(40, LENGTH))
+    with pytest.raises(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        model.factor(model.features(rows))
+    means, deviations = model.predict(rows, torch.randn(40), rows)
+    assert np.isfinite(means).all()
+    assert (deviations > 0.0).all()
 
 
 @pytest.mark.parametrize("name", PLAIN)
