@@ -28,6 +28,7 @@ from optuna_aelle.backtest.arms import OURS
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MultipleLocator
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,7 +49,7 @@ SHOWN = {
     "CQR, ASHA η=3": ("#8d6e63", "-"),
     "DyHPO": ("#00897b", "-"),
     "freeze-thaw": ("#7cb342", "-"),
-    "quantile transfer, ASHA η=3": ("#c0ca33", "--"),
+    "zero-shot, SHA η=2": ("#c0ca33", "--"),
     "forest on names + spectrum, SHA η=2": ("#8e24aa", "--"),
     "forest on names + spectrum, ASHA η=3": ("#8e24aa", "-"),
     OURS: ("#d81b60", "-"),
@@ -57,14 +58,15 @@ _FEWER = (
     DEFAULTS,
     "TPE, SHA η=2, min 1",
     "ASHA η=3",
-    "forest on names + spectrum, ASHA η=3",
+    "zero-shot, SHA η=2",
+    "forest on names + spectrum, SHA η=2",
     OURS,
 )
 
 
 def draw_curves(results: Results, figure: Path) -> None:
     """Regret against epochs spent, all tables together, with bands: both measures and readings."""
-    fig, axes = plt.subplots(2, 2, figsize=(14, 10), sharex=True)
+    fig, axes = plt.subplots(2, 2, figsize=(14, 10), sharex=True, layout="constrained")
     for axis, measure in zip(axes.flat, MEASURES, strict=True):
         for name in _there(results, SHOWN):
             shade, style = SHOWN[name]
@@ -79,7 +81,6 @@ def draw_curves(results: Results, figure: Path) -> None:
     axes[0, 0].legend(frameon=False, fontsize=9, loc="upper right")
     fig.supxlabel("epochs spent, in whole trainings; the method's own cost included")
     fig.supylabel("regret (0: the best of the pool, 1: its median)")
-    fig.tight_layout()
     fig.savefig(figure, dpi=110, bbox_inches="tight")
     plt.close(fig)
 
@@ -96,6 +97,7 @@ def draw_tables(results: Results, figure: Path) -> None:
         squeeze=False,
         sharex=True,
         sharey=True,
+        layout="constrained",
     )
     for number, (axis, table) in enumerate(zip(axes.flat, tables, strict=False)):
         for name in _there(results, _FEWER):
@@ -107,10 +109,9 @@ def draw_tables(results: Results, figure: Path) -> None:
     for axis in axes.flat[len(tables) :]:
         axis.axis("off")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, ncols=len(labels), frameon=False, loc="upper center")
+    fig.legend(handles, labels, ncols=len(labels), frameon=False, loc="outside upper center")
     fig.supxlabel("epochs spent, in whole trainings")
     fig.supylabel("regret of the best network trained to its end")
-    fig.tight_layout(rect=(0.0, 0.0, 1.0, 1.0 - 0.4 / (2.6 * n_rows)))
     fig.savefig(figure, dpi=100, bbox_inches="tight")
     plt.close(fig)
 
@@ -122,7 +123,9 @@ def draw_speedups(results: Results, figure: Path) -> None:
         for n in results.arms
         if not is_judge(n) and not _is_planned(n) and results.is_complete(n)
     ]
-    fig, axes = plt.subplots(1, 2, figsize=(15, 0.3 * len(names) + 1.6), sharey=True)
+    fig, axes = plt.subplots(
+        1, 2, figsize=(15, 0.3 * len(names) + 2.2), sharey=True, layout="constrained"
+    )
     for axis, measure in zip(axes, ("regret_final", "regret_seen"), strict=True):
         height = 0.8 / len(results.budgets)
         for number, budget in enumerate(results.budgets):
@@ -137,11 +140,13 @@ def draw_speedups(results: Results, figure: Path) -> None:
         axis.set_yticks(range(len(names)), names)
         axis.set_xlabel("share of the epochs that the best peer needs; 1.5: more or never")
         axis.set_title(TITLES[measure], fontsize=11)
-        axis.legend(frameon=True, fontsize=8, loc="lower right")
+        axis.legend(
+            frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08)
+        )
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
+        axis.margins(y=0.01)
     axes[0].invert_yaxis()
-    fig.tight_layout()
     fig.savefig(figure, dpi=110, bbox_inches="tight")
     plt.close(fig)
 
@@ -161,7 +166,7 @@ def draw_ranks(results: Results, figure: Path) -> None:
         axis.invert_yaxis()
         axis.set_xlabel("mean rank over tables, after so many trainings")
         axis.set_title(TITLES[measure], fontsize=11)
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=9, title="trainings", loc="lower left")
         axis.grid(color="#eceff1")
         axis.set_axisbelow(True)
     fig.tight_layout()
@@ -280,7 +285,7 @@ def report(results: Results) -> str:
         ("Where an epoch takes as long as 100 fingerprints", summary(results, "_long")),
         *(
             (f"{name} against each, pool by pool", paired_text(results, name))
-            for name in (OURS, "forest on names + spectrum, ASHA η=3")
+            for name in (OURS, "zero-shot, SHA η=2", "forest on names + spectrum, SHA η=2")
             if name in results.arms
         ),
         ("Trainings until the best peer's regret", speedup_text(results)),
@@ -346,6 +351,7 @@ def _mean_ranks(results: Results, measure: str, names: list[str], budget: int) -
 def _tidy(axis: Axes) -> None:
     axis.set_ylim(0.0, 1.0)
     axis.set_xlim(0.0, None)
+    axis.xaxis.set_major_locator(MultipleLocator(3.0))
     axis.grid(color="#eceff1")
     axis.set_axisbelow(True)
     for side in ("top", "right"):

@@ -47,30 +47,50 @@ SIGNALS: dict[str, tuple[Feature, ...]] = {
 FIRST = (20, 40)
 
 
-def rank(name: str) -> dict[str, Any]:
-    """The correlations of one table, ``[all, better half]`` by signal and epoch."""
+def rank(task: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The correlations of a task's tables, ``[all, better half]`` by signal and epoch."""
     torch.set_num_threads(1)
-    table = load(name)
-    standings = standings_of(table)
-    past = past_of(str(table.metadata["task"]))
-    sign = 1.0 if table.direction == "maximize" else -1.0
-    correlations: dict[str, dict[str, list[float]]] = {SCORE: {}}
-    first: dict[str, list[float]] = {}
+    past = past_of(task)
+    ranked = [Ranked(name) for name in names]
     for epoch in EPOCHS:
         if epoch > 0:
-            score = np.array([sign * t.intermediate_values[epoch] for t in table.trials])
-            correlations[SCORE][str(epoch)] = _correlations(score, standings)
-            if epoch == 1:
-                first[f"{SCORE}, epoch 1"] = _found(score, standings)
+            for own in ranked:
+                own.add(SCORE, epoch, own.scores(epoch))
         for signal, features in SIGNALS.items():
             if epoch < 0 and features == ("curve",):
                 continue
             forest = Forest(past, features, epoch)
-            predicted = forest.predict_table(table)
-            correlations.setdefault(signal, {})[str(epoch)] = _correlations(predicted, standings)
-            if epoch < 0:
-                first[signal.removesuffix(" (+ curve)")] = _found(predicted, standings)
-    return {"table": name, "correlations": correlations, "best_among_first": first}
+            for own in ranked:
+                own.add(signal, epoch, forest.predict_table(own.table))
+    return [own.found for own in ranked]
+
+
+class Ranked:
+    """A table, and what has been found of orders of its configurations.
+
+    Args:
+        name: Of the table.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.table = load(name)
+        self.found: dict[str, Any] = {"table": name, "correlations": {}, "best_among_first": {}}
+        self._standings = standings_of(self.table)
+
+    def scores(self, epoch: int) -> FloatArray:
+        """So far, ``(n,)``, more is better."""
+        sign = 1.0 if self.table.direction == "maximize" else -1.0
+        return np.array([sign * t.intermediate_values[epoch] for t in self.table.trials])
+
+    def add(self, signal: str, epoch: int, scores: FloatArray) -> None:
+        """What an order by ``scores``, ``(n,)``, the highest first, is worth."""
+        own = self.found["correlations"].setdefault(signal, {})
+        own[str(epoch)] = _correlations(scores, self._standings)
+        first = self.found["best_among_first"]
+        if signal == SCORE and epoch == 1:
+            first[f"{SCORE}, epoch 1"] = _found(scores, self._standings)
+        elif epoch < 0:
+            first[signal.removesuffix(" (+ curve)")] = _found(scores, self._standings)
 
 
 def _correlations(scores: FloatArray, standings: FloatArray) -> list[float]:
@@ -129,10 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
+    # What other tasks teach is learned once for all tables of a task.
+    by_task: dict[str, list[str]] = {}
+    for name in options.tables:
+        by_task.setdefault(name.rsplit("-", 1)[0], []).append(name)
     with ProcessPoolExecutor(options.workers) as pool:
-        tables = list(
-            tqdm(pool.map(rank, options.tables), total=len(options.tables), desc="tables")
-        )
+        ranked = pool.map(rank, by_task, by_task.values())
+        tables = [one for own in tqdm(ranked, total=len(by_task), desc="tasks") for one in own]
     results = {
         "command": " ".join(["python -m benchmarks.race.transfer", *given]),
         "environment": describe_environment(),
