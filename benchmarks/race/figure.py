@@ -64,6 +64,25 @@ _FEWER = (
 )
 
 
+# What the README shows: the least that there is, of each kind the best, and ours.
+_README = {
+    "random, none": "doing nothing: random, no pruner",
+    DEFAULTS: "Optuna's defaults: TPE, Median",
+    "TPE, Hyperband, min 1": "TPE, Hyperband",
+    "TPE, SHA η=3, min 1": "TPE, SHA η=3",
+    "ASHA η=2": "ASHA η=2, with promotion",
+    "freeze-thaw": "freeze–thaw",
+    "DyHPO": "DyHPO",
+    "CQR, ASHA η=3": "CQR, ASHA η=3",
+    OURS: "**AeLLE: ours**",
+    "zero-shot, SHA η=2": "*zero-shot portfolio, SHA η=2*",
+    "quantile transfer, SHA η=2": "*quantile transfer, SHA η=2*",
+    "forest on names, SHA η=2": "*forest on names, SHA η=2*",
+    "forest on spectrum, SHA η=2": "*forest on spectrum, SHA η=2*",
+    "forest on names + spectrum, SHA η=2": "*forest on both, SHA η=2*",
+}
+
+
 def draw_curves(results: Results, figure: Path) -> None:
     """Regret against epochs spent, all tables together, with bands: both measures and readings."""
     fig, axes = plt.subplots(2, 2, figsize=(14, 10), sharex=True, layout="constrained")
@@ -124,7 +143,7 @@ def draw_speedups(results: Results, figure: Path) -> None:
         if not is_judge(n) and not _is_planned(n) and results.is_complete(n)
     ]
     fig, axes = plt.subplots(
-        1, 2, figsize=(15, 0.3 * len(names) + 2.2), sharey=True, layout="constrained"
+        1, 2, figsize=(15, 0.3 * len(names) + 2.6), sharey=True, layout="constrained"
     )
     for axis, measure in zip(axes, ("regret_final", "regret_seen"), strict=True):
         height = 0.8 / len(results.budgets)
@@ -140,9 +159,7 @@ def draw_speedups(results: Results, figure: Path) -> None:
         axis.set_yticks(range(len(names)), names)
         axis.set_xlabel("share of the epochs that the best peer needs; 1.5: more or never")
         axis.set_title(TITLES[measure], fontsize=11)
-        axis.legend(
-            frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08)
-        )
+        axis.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.06))
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
         axis.margins(y=0.01)
@@ -205,6 +222,25 @@ def regret_text(results: Results, measures: tuple[str, str]) -> str:
                 mean, low, high = results.mean(measure, name, budget)
                 cells.append(f"{mean:.3f} ({low:.2f}–{high:.2f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def readme_text(results: Results) -> str:
+    """The README's table: both readings, as recorded / where epochs are long."""
+    head = [f"{kind} {budget}" for kind in ("final", "seen") for budget in results.budgets]
+    lines = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for name, title in _README.items():
+        if name not in results.arms:
+            continue
+        cells = []
+        for measure in ("regret_final", "regret_seen"):
+            for budget in results.budgets:
+                short, long = (
+                    f"{results.mean(measure + reading, name, budget)[0]:.3f}".lstrip("0")
+                    for reading in ("", "_long")
+                )
+                cells.append(short if short == long else f"{short} / {long}")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -362,7 +398,10 @@ def main() -> None:
     """Redraw the figures and print the tables."""
     path = results_file("python -m benchmarks.race.figure", __doc__, RESULTS / "race.json")
     draw_all(path)
-    print(report(Results.read(path)))
+    results = Results.read(path)
+    print(report(results))
+    print("\n## In the README\n")
+    print(readme_text(results))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
+from benchmarks.environment import RESULTS
 from benchmarks.race import __main__ as command
 from benchmarks.race import arms
 from benchmarks.race import figure
@@ -295,3 +296,20 @@ def test_mistakes_are_one_line(
         command.main(arguments.split())
     assert left.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_readme_shows_what_is_in_the_results() -> None:
+    shown = figure.readme_text(Results.read(RESULTS / "race.json"))
+    readme = (RESULTS.parents[1] / "README.md").read_text()
+    assert shown in readme, "Paste what `python -m benchmarks.race.figure` ends with."
+
+
+def test_the_judges_stand_where_they_must() -> None:
+    results = Results.read(RESULTS / "race.json")
+    assert len(results.tables) == len(REPORT_TABLES)
+    assert results.content["n_repeats"] == 10
+    assert results.content["failed"] == []
+    for budget in results.budgets:
+        means = {name: results.mean("regret_final", name, budget)[0] for name in results.arms}
+        assert means[arms.ORACLE] == 0.0
+        assert max(means, key=lambda name: means[name]) == arms.COIN
