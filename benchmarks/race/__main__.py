@@ -47,6 +47,7 @@ from benchmarks.race.arms import all_arms
 from benchmarks.race.arms import chosen
 from benchmarks.race.arms import needs_syne_tune
 from benchmarks.race.arms import planned_arms
+from benchmarks.race.arms import slow_arms
 from benchmarks.race.figure import draw_all
 from benchmarks.race.figure import summary_text
 from benchmarks.race.forest import load
@@ -132,7 +133,7 @@ def _run(job: Job) -> pd.DataFrame:
         "spectrum_steps": SPECTRUM_EPOCHS,
     }
     frames = []
-    arms = chosen(job.arms, all_arms(recorded))
+    arms = chosen(job.arms, all_arms(recorded)) | chosen(job.arms or (), slow_arms())
     if arms:
         frames.append(race(recorded, arms, budget=TRAININGS[-1] * longest, **settings))
     planned = chosen(job.arms, planned_arms())
@@ -182,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         arms = QUICK
     if importlib.util.find_spec("syne_tune") is None:
-        arms = tuple(_without_syne_tune(arms or _every_name()))
+        arms = tuple(_without_syne_tune(arms or _every_unasked()))
     # Reports and development apart: their means must not mix.
     sets = {"race": REPORT_TABLES, "race_development": DEVELOPMENT_TABLES}
     if options.tables or options.quick or options.arms:
@@ -217,8 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(summary_text(path))
 
 
-def _every_name() -> list[str]:
+def _every_unasked() -> list[str]:
     return [*all_arms(load(REPORT_TABLES[0])), *planned_arms()]
+
+
+def _every_name() -> list[str]:
+    return [*_every_unasked(), *slow_arms()]
 
 
 def _without_syne_tune(names: Sequence[str]) -> list[str]:

@@ -4,7 +4,8 @@
 - Peers that Optuna does not ship, one more entry in `peer_arms`.
 - Peers that are given the same past tables, one more in `transfer_arms`.
 - What a plain forest makes of that past, in `reference_arms`: who claims knowledge must beat it.
-- Arms that must know their budget, in `planned_arms`; tests of the judge, in `judge_arms`.
+- Arms that must know their budget, in `planned_arms`; tests of the judge, in `judge_arms`; what
+  takes too long to run unasked, in `slow_arms`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
 
+from benchmarks.race.dyhpo import AS_PUBLISHED
 from benchmarks.race.dyhpo import DyHPO
 from benchmarks.race.forest import Feature
 from benchmarks.race.forest import forest_without
@@ -73,6 +75,11 @@ def peer_arms() -> dict[str, ArmFactory]:
     # As its authors have it, which takes twice the seconds: to see whether they make a difference.
     arms["CQR of 100 trees, ASHA η=3"] = partial(_conformal, 3, n_estimators=100, rate=0.1)
     return arms | {"DyHPO": DyHPO, "freeze-thaw": FreezeThaw}
+
+
+def slow_arms() -> dict[str, ArmFactory]:
+    """Arms that take minutes a race, and so run only where they are named."""
+    return {"DyHPO, fitted as published": partial(DyHPO, AS_PUBLISHED)}
 
 
 def transfer_arms(task: str) -> dict[str, ArmFactory]:

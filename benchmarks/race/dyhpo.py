@@ -32,16 +32,33 @@ FloatArray = npt.NDArray[np.float64]
 
 # Widths, channels and kernel of the authors' code (appendix B).
 _HIDDEN, _FEATURES, _CHANNELS, _KERNEL = 64, 128, 4, 3
-# The authors train for 1000 steps of Adam at a rate of 1e-3 after each of the first ten epochs,
-# then for 50 after every one. Longer steps, fewer of them, and less often once an epoch more says
-# little, cost seconds where that costs minutes.
-_RATE = 0.01
-_FIRST_STEPS, _STEPS = 60, 20
-# From one fit to the next there are more reports by this share.
-_GROWTH = 0.1
 # As the authors' code: without a better score for so many whole trainings, it is fitted afresh.
 _PATIENCE = 1.2
 _JITTER = 1e-4
+
+
+class Fitting(NamedTuple):
+    """How long the network is trained, and how often.
+
+    Attributes:
+        rate: Of Adam.
+        n_first: After each of so many reports it is trained for ``first_steps`` steps.
+        first_steps: Also where it is fitted afresh.
+        steps: From then on.
+        growth: From one fit to the next there are more reports by this share, one at least.
+    """
+
+    rate: float
+    n_first: int
+    first_steps: int
+    steps: int
+    growth: float
+
+
+AS_PUBLISHED = Fitting(rate=1e-3, n_first=10, first_steps=1000, steps=50, growth=0.0)
+# Longer steps, fewer of them, and less often once an epoch more says little: seconds, where the
+# authors' fits cost minutes, more than all training that they save.
+IN_SECONDS = Fitting(rate=0.01, n_first=2, first_steps=60, steps=20, growth=0.1)
 
 
 class Rows(NamedTuple):
@@ -130,12 +147,19 @@ class DeepKernel(nn.Module):
 
 
 class DyHPO:
-    """Goes on with the training whose next epoch is expected to improve most; see the module."""
+    """Goes on with the training whose next epoch is expected to improve most; see the module.
+
+    Args:
+        fitting: How long the network is trained.
+    """
+
+    def __init__(self, fitting: Fitting = IN_SECONDS) -> None:
+        self._fitting = fitting
 
     def __call__(self, pool: Pool, seed: int) -> None:
         """Train until nothing is left."""
         with single_threaded(), _seeded(seed):
-            _search(pool)
+            _search(pool, self._fitting)
 
 
 @contextmanager
@@ -192,7 +216,7 @@ class _History:
         return Rows(inputs, torch.from_numpy(curves))
 
 
-def _search(pool: Pool) -> None:
+def _search(pool: Pool, fitting: Fitting) -> None:
     history = _History(pool)
     open_ = np.ones(len(pool), dtype=bool)
     model = DeepKernel(history.columns.shape[1])
@@ -213,8 +237,10 @@ def _search(pool: Pool) -> None:
         if afresh:
             model = DeepKernel(history.columns.shape[1])
         if afresh or len(history) >= next_fit:
-            _fit(model, rows, targets, _FIRST_STEPS if afresh else _STEPS)
-            next_fit = len(history) + math.ceil(_GROWTH * len(history))
+            longer = afresh or len(history) <= fitting.n_first
+            steps = fitting.first_steps if longer else fitting.steps
+            _fit(model, rows, targets, fitting.rate, steps)
+            next_fit = len(history) + max(math.ceil(fitting.growth * len(history)), 1)
         means, deviations = model.predict(rows, targets, history.asked(table, candidates))
         best = _best_at_each_epoch(table)[history.n_seen[candidates]]
         z = (means - best) / deviations
@@ -228,10 +254,10 @@ def _best_at_each_epoch(table: npt.NDArray[np.float32]) -> FloatArray:
     return np.asarray(np.where(np.isinf(known), known.max(), known), dtype=np.float64)
 
 
-def _fit(model: DeepKernel, rows: Rows, targets: torch.Tensor, n_steps: int) -> None:
+def _fit(model: DeepKernel, rows: Rows, targets: torch.Tensor, rate: float, n_steps: int) -> None:
     """Maximise the marginal likelihood, and keep what was where that fails."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=_RATE, foreach=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, foreach=True)
     try:
         for _ in range(n_steps):
             optimizer.zero_grad()

@@ -19,6 +19,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
 from benchmarks.race import syne
+from benchmarks.race.dyhpo import AS_PUBLISHED
 from benchmarks.race.dyhpo import DeepKernel
 from benchmarks.race.dyhpo import DyHPO
 from benchmarks.race.dyhpo import Rows
@@ -102,6 +103,7 @@ def past() -> list[RecordedTrials]:
 
 PLAIN: dict[str, Callable[[], Arm]] = {
     "DyHPO": DyHPO,
+    "DyHPO, more often": lambda: DyHPO(AS_PUBLISHED._replace(first_steps=20, steps=5, rate=0.01)),
     "freeze-thaw": FreezeThaw,
 }
 SYNE: dict[str, Callable[[], Arm]] = {
