@@ -18,8 +18,8 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Replays every pruner and races every search over the recorded tables, and draws the figures: an
-# hour and a half. What was raced before is kept.
+# Replays every pruner and races every search over the recorded tables, and draws the figures: not
+# quite two hours on two cores. What was raced before is kept.
 benchmark: $(VENV)/.ready
 	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q -e ".[dev,race]"
 	$(BIN)/python -m benchmarks.decisions.ranking
