@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 TABLES = Path(__file__).parent / "tables"
+# Options that say where results go, and how many processes make them.
+_ELSEWHERE = ("--cache", "--output", "--workers")
 PACKAGES = ("optuna", "torch", "numpy", "scikit-learn", "scipy")
 
 
@@ -42,6 +45,18 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
         environment["device"] = torch.cuda.get_device_name(device)
         environment["cuda"] = torch.version.cuda
     return environment
+
+
+def command_line(prog: str, arguments: Sequence[str]) -> str:
+    """The command, for the head of a results file, without what leaves its results alone."""
+    kept, left = [], iter(arguments)
+    for argument in left:
+        name, has_value, _ = argument.partition("=")
+        if name not in _ELSEWHERE:
+            kept.append(argument)
+        elif not has_value:
+            next(left, None)
+    return " ".join([prog, *kept])
 
 
 def results_file(prog: str, description: str | None, default: Path) -> Path:

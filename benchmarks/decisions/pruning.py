@@ -44,6 +44,7 @@ from benchmarks.decisions.figure import draw_all
 from benchmarks.decisions.samplers import aelle_sampler
 from benchmarks.decisions.samplers import tpe_sampler
 from benchmarks.environment import RESULTS
+from benchmarks.environment import command_line
 from benchmarks.environment import describe_environment
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import FIRST_DEVELOPMENT_TABLES
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         frames = list(tqdm(pool.map(run, jobs), total=len(jobs), desc="replays"))
     frame = pd.concat(frames, ignore_index=True)
     results = {
-        "command": " ".join(["python -m benchmarks.decisions.pruning", *given]),
+        "command": command_line("python -m benchmarks.decisions.pruning", given),
         "environment": describe_environment(),
         "n_trials": N_TRIALS,
         "n_repeats": frame.groupby("stream")["repeat"].nunique().to_dict(),

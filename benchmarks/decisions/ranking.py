@@ -29,6 +29,7 @@ from sklearn.ensemble import RandomForestRegressor
 from tqdm import tqdm
 
 from benchmarks.environment import RESULTS
+from benchmarks.environment import command_line
 from benchmarks.environment import describe_environment
 from benchmarks.record.table import TABLES
 from benchmarks.record.tables import FIRST_DEVELOPMENT_TABLES
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ProcessPoolExecutor(options.workers) as pool:
         tables = list(tqdm(pool.map(rank, paths), total=len(paths), desc="tables"))
     results = {
-        "command": " ".join(["python -m benchmarks.decisions.ranking", *given]),
+        "command": command_line("python -m benchmarks.decisions.ranking", given),
         "environment": describe_environment(),
         "tables": tables,
     }

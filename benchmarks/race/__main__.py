@@ -40,6 +40,7 @@ from tqdm import tqdm
 from benchmarks.environment import PACKAGES
 from benchmarks.environment import RESULTS
 from benchmarks.environment import TABLES
+from benchmarks.environment import command_line
 from benchmarks.environment import describe_environment
 from benchmarks.race.arms import HOUR
 from benchmarks.race.arms import QUICK
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for name, tables in sets.items():
         results = {
-            "command": " ".join(["python -m benchmarks.race", *given]),
+            "command": command_line("python -m benchmarks.race", given),
             "environment": describe_environment(),
             "pool_share": POOL_SHARE,
             **pack(frame[frame["table"].isin(tables)], TRAININGS),

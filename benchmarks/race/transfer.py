@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from benchmarks.environment import RESULTS
+from benchmarks.environment import command_line
 from benchmarks.environment import describe_environment
 from benchmarks.race.forest import Feature
 from benchmarks.race.forest import FloatArray
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ranked = pool.map(rank, by_task, by_task.values())
         tables = [one for own in tqdm(ranked, total=len(by_task), desc="tasks") for one in own]
     results = {
-        "command": " ".join(["python -m benchmarks.race.transfer", *given]),
+        "command": command_line("python -m benchmarks.race.transfer", given),
         "environment": describe_environment(),
         "tables": tables,
     }

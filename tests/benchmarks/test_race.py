@@ -15,6 +15,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from benchmarks.environment import RESULTS
+from benchmarks.environment import command_line
 from benchmarks.race import __main__ as command
 from benchmarks.race import arms
 from benchmarks.race import figure
@@ -313,3 +314,8 @@ def test_the_judges_stand_where_they_must() -> None:
         means = {name: results.mean("regret_final", name, budget)[0] for name in results.arms}
         assert means[arms.ORACLE] == 0.0
         assert max(means, key=lambda name: means[name]) == arms.COIN
+
+
+def test_a_results_file_does_not_say_where_it_lay() -> None:
+    given = ["--tables", "a", "--output", "/tmp/b", "--cache=/tmp/c", "--quick", "--workers", "2"]
+    assert command_line("python -m x", given) == "python -m x --tables a --quick"
