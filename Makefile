@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+MARKS ?= not gpu
 
 .PHONY: study test lint benchmark clean
 
@@ -11,7 +12,7 @@ study: $(VENV)/.ready
 
 # Each worker has a core of its own.
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "$(MARKS)"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
