@@ -34,8 +34,9 @@ from optuna_aelle.trials.table import RecordedTrials
 FloatArray = npt.NDArray[np.float64]
 Feature = Literal["names", "spectrum", "curve"]
 
-# Past this many the order changes no more; leaves of four trials forget single outliers.
-_N_TREES, _LEAF = 300, 4
+# Past this many the order changes no more; leaves of four trials forget single outliers. Trees
+# that may split by a third of the columns rank the better half better, and are made sooner.
+_N_TREES, _LEAF, _COLUMNS = 300, 4, 0.33
 # An exponent above 0 expands, above −.05 remembers for tens of steps, above −.5 for a few.
 _LEVELS = (0.0, -0.05, -0.5)
 # A dead direction: further down nothing is told apart.
@@ -66,7 +67,9 @@ class Forest:
         self._columns = _NamedColumns(past)
         rows = np.concatenate([self.rows(table.trials, table.direction) for table in past])
         standings = np.concatenate([standings_of(table) for table in past])
-        self._trees = ExtraTreesRegressor(_N_TREES, min_samples_leaf=_LEAF, random_state=0)
+        self._trees = ExtraTreesRegressor(
+            _N_TREES, min_samples_leaf=_LEAF, max_features=_COLUMNS, random_state=0
+        )
         self._trees.fit(rows, standings)
 
     def predict(self, trials: Sequence[FrozenTrial], step: int) -> tuple[FloatArray, FloatArray]:
