@@ -194,14 +194,11 @@ def draw_ranks(results: Results, figure: Path) -> None:
 def best_peer(results: Results, measure: str, budget: int) -> tuple[str, float]:
     """Who of those that know nothing of other tasks has the least mean regret at a budget.
 
-    One that plans for its budget may be it.
+    One that plans for its budget may be it; where nobody of that kind has raced, anybody.
     """
-    peers = [
-        n
-        for n in results.arms
-        if n != OURS and not is_judge(n) and not knows_other_tasks(n) and results.is_complete(n)
-    ]
-    means = {name: results.mean(measure, name, budget)[0] for name in peers}
+    racers = [n for n in results.arms if not is_judge(n) and results.is_complete(n)]
+    peers = [n for n in racers if n != OURS and not knows_other_tasks(n)]
+    means = {n: results.mean(measure, n, budget)[0] for n in peers or racers or results.arms}
     name = min(means, key=lambda n: means[n])
     return name, means[name]
 

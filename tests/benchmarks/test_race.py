@@ -200,6 +200,15 @@ def test_an_arm_that_has_failed_somewhere_is_told_of_and_not_ranked(tmp_path: Pa
     assert "TPE, Median" not in figure.speedup_text(results)
 
 
+def test_where_no_peer_races_the_best_of_all_is_the_bar(tmp_path: Path) -> None:
+    frame = made_frame({"forest on names, SHA η=2": (0.5, 0.1), OURS: (0.6, 0.3)})
+    path = tmp_path / "race.json"
+    path.write_text(json.dumps(pack(frame, (1, 2))))
+    results = Results.read(path)
+    assert figure.best_peer(results, "regret_final", 2)[0] == "forest on names, SHA η=2"
+    figure.draw_all(path)
+
+
 def test_the_best_peer_is_neither_ours_nor_a_judge_nor_one_with_a_past(tmp_path: Path) -> None:
     path = tmp_path / "race.json"
     path.write_text(json.dumps(pack(made_frame(ENDS), (1, 2))))
