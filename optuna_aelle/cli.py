@@ -116,13 +116,16 @@ def _race(recorded: RecordedTrials, options: argparse.Namespace) -> int:
         )
     print(
         f"{recorded.name}: {len(recorded)} trials, {recorded.direction}; every arm spends "
-        f"{budget} epochs, {trainings} whole trainings, on configurations of its choice.\n"
+        f"{budget} epochs, {trainings} whole training{'s' if trainings > 1 else ''}, on "
+        "configurations of its choice.\n"
     )
     print(ends_of(frame).to_string(float_format=lambda x: f"{x:.3f}"))
     print(
         "\nfinal: how far the best network trained to its end lies behind the best there was, "
-        "after so many epochs;\n1 is the median. seen: the same of the best value at any epoch. "
-        "The method's own seconds count as epochs."
+        "after so many epochs:\n0 is the best, 1 the median or worse, or nothing yet. seen: the "
+        "same of the best value at any epoch.\nThe method's own seconds count as epochs. ASHA "
+        "goes on with what it has stopped, which needs checkpoints.\n"
+        f"Means of {options.repeats} orders: small differences are chance."
     )
     from optuna_aelle.visualization import plot_race
 
@@ -137,9 +140,10 @@ def ends_of(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for kind in ("final", "seen"):
         for mark in _MARKS:
-            at = epochs[abs(epochs - mark * epochs.max()).argmin()]
+            # What there was by then: rows lie a ninth of a training apart.
+            at = epochs[epochs <= mark * epochs.max() + 1e-6].max()
             part = frame[frame["epochs"] == at].groupby("arm", sort=False)[f"regret_{kind}"]
-            columns[f"{kind} {at:.0f}"] = part.mean()
+            columns[f"{kind} {mark * epochs.max():.0f}"] = part.mean()
     return pd.DataFrame(columns)
 
 
@@ -264,7 +268,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     racing.add_argument(
         "--trainings",
         type=_positive,
-        help="whole trainings that each may spend (default: 12, a quarter of all at most)",
+        help="whole trainings that each may spend (default: 12, or a quarter of all if less)",
     )
     replaying.set_defaults(race=False)
     racing.set_defaults(race=True)
@@ -286,7 +290,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             default=Path(f"{kind}.html"),
             help="where to draw the comparison (default: %(default)s)",
         )
-        command.add_argument("--csv", type=Path, help="also write the frame that was compared")
+        command.add_argument("--csv", type=Path, help="also write all rows as CSV")
         command.add_argument("--save", type=Path, help="also keep the trials as a table (.npz)")
     return parser.parse_args(arguments)
 

@@ -181,6 +181,11 @@ def run_arm(factory: ArmFactory, pool: Pool, seed: int) -> Exception | None:
             takes_seed = "seed" in inspect.signature(factory).parameters
             made = factory(seed=seed) if takes_seed else factory()
             arm = Search(*made) if isinstance(made, tuple) else made
+            if not callable(arm):
+                raise TypeError(
+                    "expected a sampler and a pruner, or a function of (pool, seed), but the "
+                    f"factory made {made!r}"
+                )
         with one_thread():
             arm(pool, seed)
     except BudgetSpent:
@@ -264,6 +269,13 @@ def _check(
 ) -> None:
     if not arms:
         raise ValueError("Expected at least one arm, got none.")
+    for name, factory in arms.items():
+        if not _is_factory(factory):
+            raise ValueError(
+                f"Expected of arm {name!r} a function without arguments (or with seed alone) that "
+                "makes a sampler and a pruner, or a function of (pool, seed), such as "
+                f"`lambda: (TPESampler(), MedianPruner())`, but got {factory!r}."
+            )
     if n_repeats < 1:
         raise ValueError(f"n_repeats must be at least 1, but got {n_repeats}.")
     if not 2 <= n_configs <= len(recorded):
@@ -284,6 +296,18 @@ def _check(
             f"{n_configs} configurations, {everything} steps, but got {budget:g}: every arm would "
             "have trained everything."
         )
+
+
+def _is_factory(factory: object) -> bool:
+    if not callable(factory):
+        return False
+    needed = {
+        name
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    return needed <= {"seed"}
 
 
 def _warn_of_own_task(recorded: RecordedTrials, prior: StandingPrior | None) -> None:

@@ -225,3 +225,18 @@ def test_the_caller_s_threads_stay() -> None:
     finally:
         torch.set_num_threads(before)
     assert seen == [1]
+
+
+@pytest.mark.parametrize("arm", [coin, none()], ids=["an arm itself", "a pair itself"])
+def test_an_arm_that_is_no_factory_is_refused(arm: Any) -> None:
+    with pytest.raises(ValueError, match="arm 'mine' a function without arguments"):
+        race(made_table(), {"mine": arm}, budget=3 * N_STEPS)
+
+
+def test_a_factory_that_makes_something_else_is_told_of() -> None:
+    table = made_table()
+    with (
+        pytest.warns(AeLLEWarning, match="expected a sampler and a pruner"),
+        pytest.raises(RuntimeError, match="Every arm"),
+    ):
+        race(table, {"mine": halving}, budget=3 * N_STEPS, n_repeats=1)  # type: ignore[dict-item]
