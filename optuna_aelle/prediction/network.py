@@ -1,0 +1,91 @@
+"""The network that a prior asks: AeLLE's encoder and a regression on what else is known.
+
+Each of its M members encodes the untrained fingerprint z₀ and the latest one z_t with one encoder,
+trained to reconstruct spectra as well (`optuna_aelle.prediction.training`), and maps z₀, z_t,
+z_t − z₀ and all other columns to mean and spread of the standing. Asked with numpy alone.
+
+Notation: n rows of `optuna_aelle.prediction.traits` columns, M members.
+
+Source: Vogt, Zheng and Shlizerman, arXiv 2204.04876, whose read-out of the score is linear, on one
+task, and sees the spectrum alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from optuna_aelle.prediction.traits import COLUMNS
+from optuna_aelle.prediction.traits import FINGERPRINTS
+from optuna_aelle.prediction.traits import N_COLUMNS
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Columns that enter the regression as they are.
+PLAIN = np.setdiff1d(np.arange(N_COLUMNS), np.concatenate([np.r_[s] for s in FINGERPRINTS]))
+# Standardised columns further out are all alike: other studies' ranges may be far from ours.
+_FAR = 4.0
+# Logarithms of the spread of a standing, which is about 1 where nothing is known.
+LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD = -3.0, 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class StandingNetwork:
+    """Trained weights, and how columns are brought to their scale.
+
+    Attributes:
+        weights: Stacked over members, by name, as `optuna_aelle.prediction.training` makes them.
+        center: ``(N_COLUMNS,)``.
+        scale: ``(N_COLUMNS,)``.
+        optional: ``(N_COLUMNS,)`` whether a column may be missing; it is then told that it is.
+        stretch: ``(2,)`` factors of the spread, of untrained networks and of those in training, by
+            which intervals hold on tasks that were left out.
+    """
+
+    weights: Mapping[str, FloatArray]
+    center: FloatArray
+    scale: FloatArray
+    optional: BoolArray
+    stretch: FloatArray
+
+    def predict(self, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of the standings, ``(n,)`` each."""
+        w = self.weights
+        spectra, plain = self.inputs(columns)
+        before, after = (self._encode(x) for x in spectra)
+        members = len(before)
+        shared = np.broadcast_to(plain, (members, *plain.shape))
+        x = np.concatenate([shared, before, after, after - before], axis=2)
+        for layer in ("first", "second"):
+            x = _silu(x @ w[layer] + w[f"{layer}_bias"])
+        out = x @ w["last"] + w["last_bias"]
+        means = out[..., 0]
+        spreads = np.exp(np.clip(out[..., 1], LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD))
+        std = np.sqrt((spreads**2).mean(axis=0) + means.var(axis=0))
+        in_training = ~np.isnan(columns[:, COLUMNS["curve"].start])
+        return means.mean(axis=0), std * self.stretch[in_training.astype(np.intp)]
+
+    def latents(self, columns: FloatArray) -> FloatArray:
+        """Latents of the untrained and the latest fingerprints, ``(2, M, n, d)``."""
+        return np.stack([self._encode(x) for x in self.inputs(columns)[0]])
+
+    def inputs(self, columns: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        """Both fingerprints ``(n, k)``, and all other columns with what is missing ``(n, _)``."""
+        missing = np.isnan(columns)
+        x = np.clip((columns - self.center) / self.scale, -_FAR, _FAR)
+        x = np.where(missing, 0.0, x)
+        told = missing[:, self.optional].astype(np.float64)
+        return [x[:, s] for s in FINGERPRINTS], np.concatenate([x[:, PLAIN], told], axis=1)
+
+    def _encode(self, x: FloatArray) -> FloatArray:
+        w = self.weights
+        hidden = _silu(x @ w["encode_in"] + w["encode_in_bias"])
+        return np.asarray(np.tanh(hidden @ w["encode_out"] + w["encode_out_bias"]))
+
+
+def _silu(x: FloatArray) -> FloatArray:
+    return np.asarray(x / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))))
