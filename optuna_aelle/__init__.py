@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from optuna_aelle.lyapunov import spectral_fingerprints as spectral_fingerprints
     from optuna_aelle.lyapunov import systems as systems
     from optuna_aelle.prediction.predictor import PerformancePredictor as PerformancePredictor
+    from optuna_aelle.prediction.prior import Prior as Prior
     from optuna_aelle.trials.attributes import decode_spectra as decode_spectra
     from optuna_aelle.trials.attributes import encode_spectrum as encode_spectrum
     from optuna_aelle.trials.attributes import report_spectrum as report_spectrum
@@ -46,6 +47,7 @@ _HOME = {
     "DashboardCallback": "optuna_aelle.visualization",
     "LyapunovSpectrum": "optuna_aelle.lyapunov",
     "PerformancePredictor": "optuna_aelle.prediction.predictor",
+    "Prior": "optuna_aelle.prediction.prior",
     "RecordedTrials": "optuna_aelle.trials.table",
     "cells": "optuna_aelle.lyapunov",
     "decode_spectra": "optuna_aelle.trials.attributes",

@@ -121,7 +121,12 @@ class PastStudies:
         spectra, residuals, doubts = (np.concatenate(x) for x in zip(*parts, strict=True))
         kept = slice(-_MOST_TRIALS, None)
         return cls(
-            rows[kept], sorted(logarithmic), spectra[kept], residuals[kept], doubts[kept], n_studies
+            rows[kept],
+            sorted(logarithmic),
+            spectra[kept],
+            residuals[kept],
+            doubts[kept],
+            n_studies,
         )
 
     def correct(

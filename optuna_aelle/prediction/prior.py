@@ -170,5 +170,3 @@ class Prior:
 @lru_cache(maxsize=1)
 def _pretrained() -> Prior:
     return Prior.load(files("optuna_aelle.prediction") / "pretrained.npz")
-
-

@@ -106,10 +106,8 @@ def read_prior(path: Any) -> Prior:
         network = StandingNetwork(weights, **scales)
     if "past" in metadata:
         own = metadata["past"]
+        spectra, residuals, doubts = (arrays[f"past.{name}"] for name in _PAST)
         past = PastStudies(
-            own["rows"],
-            own["logarithmic"],
-            *(arrays[f"past.{name}"] for name in _PAST),
-            n_studies=int(own["n_studies"]),
+            own["rows"], own["logarithmic"], spectra, residuals, doubts, int(own["n_studies"])
         )
     return Prior(network, past, metadata["tasks"])

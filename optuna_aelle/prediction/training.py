@@ -32,7 +32,6 @@ from optuna_aelle.prediction.network import LEAST_LOG_SPREAD
 from optuna_aelle.prediction.network import PLAIN
 from optuna_aelle.prediction.network import StandingNetwork
 from optuna_aelle.prediction.traits import COLUMNS
-from optuna_aelle.prediction.traits import FINGERPRINTS
 from optuna_aelle.prediction.traits import LEAST_POPULATION
 from optuna_aelle.prediction.traits import N_COLUMNS
 from optuna_aelle.prediction.traits import Population
@@ -221,7 +220,8 @@ def _train(
                 ],
                 dim=1,
             )
-            loss = _loss(parameters, rows.draw(chosen, settings.noise), settings, y, weights, chosen)
+            drawn = rows.draw(chosen, settings.noise)
+            loss = _loss(parameters, drawn, settings, y, weights, chosen)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -54,6 +54,8 @@ _FAR = 4.0
 _N_SUMMARY = len(_QUANTILES) + 2 + len(_LEVELS)
 _N_SPECTRUM = FINGERPRINT_LENGTH + 2 * _N_SUMMARY
 _N_CURVE = 8
+# Of the curve's columns: levels as ranks, and what is measured in units of the population's range.
+_RANKS, _SIZES = slice(0, 3), slice(5, _N_CURVE)
 
 
 def _layout() -> dict[str, slice]:
@@ -122,7 +124,7 @@ class Traits:
             knob_columns(trials, knobs),
             untrained,
             latest,
-            [sign * np.asarray(reports(trial, step), dtype=np.float64) for trial in trials],
+            [curve_of(trial, step, sign) for trial in trials],
         )
 
     @classmethod
@@ -174,13 +176,20 @@ class Population:
         relative: ``(m, _)`` as `Traits.relative` has it, of networks at the same moment.
         curves: Of all trials that reported anything, whole; higher is better.
         length: Reports of a whole training; NaN where nobody knows yet.
+        standing: Mean and spread of the standings of those that have curves, where they were not
+            chosen at random.
     """
 
     def __init__(
-        self, relative: FloatArray, curves: Sequence[FloatArray], length: float = math.nan
+        self,
+        relative: FloatArray,
+        curves: Sequence[FloatArray],
+        length: float = math.nan,
+        standing: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.size = len(relative)
         self.length = length
+        self._mean, self._breadth = standing
         self._curves = [curve for curve in curves if len(curve)]
         self._peers: dict[int, _Peers] = {}
         known = (~np.isnan(relative)).sum(axis=0)
@@ -202,7 +211,7 @@ class Population:
         finished = [t for t in trials if t.state == TrialState.COMPLETE and t.intermediate_values]
         return cls(
             Traits.read(trials, step, sign, knobs).relative,
-            [sign * np.asarray(reports(trial), dtype=np.float64) for trial in trials],
+            [curve_of(trial, math.inf, sign) for trial in trials],
             max((len(t.intermediate_values) for t in finished), default=math.nan),
         )
 
@@ -220,7 +229,10 @@ class Population:
             if count not in self._peers:
                 peers = [curve[:count] for curve in self._curves if len(curve) >= count]
                 self._peers[count] = _Peers(peers)
-            columns[rows] = self._peers[count].place(np.stack([curves[i] for i in rows]))
+            columns[rows] = self._peers[count].place(np.stack([curves[int(i)] for i in rows]))
+        # As they would rank in a population that was not chosen.
+        columns[:, _RANKS] = self._mean + self._breadth * columns[:, _RANKS]
+        columns[:, _SIZES] *= self._breadth
         return columns
 
 
@@ -249,6 +261,18 @@ class _Peers:
             columns[:, 5] = np.clip(behind, -2 * _FAR, 1.0)
             columns[:, 6:] = np.clip(statistics[:, 3:5] / self._range, -_FAR, _FAR)
         return columns
+
+
+def curve_of(trial: FrozenTrial, step: float, sign: float) -> FloatArray:
+    """What a trial had reported up to a step, higher is better.
+
+    One that finished without a report has told its final value.
+    """
+    told = reports(trial, step)
+    untold = not told and not trial.intermediate_values and step > UNTRAINED_STEP
+    if untold and trial.state == TrialState.COMPLETE and trial.values is not None:
+        told = [float(trial.values[0])]
+    return sign * np.asarray(told, dtype=np.float64)
 
 
 def _statistics(curves: FloatArray) -> FloatArray:

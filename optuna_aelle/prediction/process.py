@@ -1,0 +1,159 @@
+"""One forecast for all that a study may train: untried, running, stopped and finished.
+
+The prior says where each network stands before training (m₀, s₀) and after what it has reported
+(m_t, s_t). A Gaussian process over what is left, standing less m₀, carries what the started ones
+have shown over to the untried ones:
+
+    f = standing − m₀ ~ N(0, s₀ᵢ s₀ⱼ [c + b m₀ᵢ m₀ⱼ + p k(xᵢ, xⱼ)] + own part)
+
+with a constant (c), the slope of the prior (b: a prior that is wrong here loses its weight with
+the evidence), and the parameters x (p). What a started trial has shown is its curve's own word:
+the observation l of variance v that turns m₀ into m_t.
+
+*Selection.* Started trials were chosen, so that one in their middle is better than one in the
+middle of the space. Ranks among them are therefore mapped to a ± b of what the prior expected of
+them; without this a search takes good networks for poor ones and never ends one.
+
+Notation: n networks, m of them started.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+from scipy.linalg import cho_factor
+from scipy.linalg import cho_solve
+
+from optuna_aelle.prediction.encoding import ParameterEncoder
+from optuna_aelle.prediction.prior import Prior
+from optuna_aelle.prediction.traits import Population
+from optuna_aelle.prediction.traits import Traits
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+
+FloatArray = npt.NDArray[np.float64]
+
+# Of the variance that the prior leaves: what all share, its slope, the parameters' part.
+# `benchmarks.decisions.process` says what they were chosen by.
+_CONSTANT, _SLOPE, _PARAMETERS = 0.1, 0.3, 0.5
+# Of the parameters' part, what is linear; the rest is a Gaussian kernel of unit length.
+_LINEAR = 0.3
+# Ranks among the started are not narrowed below this.
+_LEAST_SPREAD = 0.3
+_LEAST_PRECISION = 1e-3
+# The most recent started trials carry over; more would make every decision slow.
+_MOST_OBSERVED = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """Where all networks of a study are expected to end, as standings in its space.
+
+    Attributes:
+        mean: ``(n,)``; those that have started first, in the order in which they were given.
+        std: ``(n,)``.
+        untrained: ``(2, n)`` what the prior said of each before training.
+    """
+
+    mean: FloatArray
+    std: FloatArray
+    untrained: FloatArray
+
+
+def forecast_field(
+    prior: Prior,
+    started: Sequence[FrozenTrial],
+    untried: Sequence[FrozenTrial],
+    sign: float,
+    *,
+    knobs: Mapping[str, str] | None = None,
+) -> Field:
+    """Ask of all at once.
+
+    Args:
+        prior: Of other studies.
+        started: Trials with what they have reported so far, whatever has become of them.
+        untried: Candidates, with the spectra of their untrained networks where those are known.
+        sign: 1 to maximise, −1 to minimise.
+        knobs: Own names of parameters, each to its common one.
+    """
+    everyone = [*started, *untried]
+    if not everyone:
+        return Field(np.zeros(0), np.zeros(0), np.zeros((2, 0)))
+    untrained = Traits.read(everyone, UNTRAINED_STEP, sign, knobs)
+    mean, std = prior.predict_traits(untrained, Population(untrained.relative, []))
+    if prior.past is not None:
+        mean, std = prior.past.correct(everyone, untrained, mean, std)
+    before = np.stack([mean, std])
+    m = len(started)
+    if m == 0:
+        return Field(mean, std, before)
+    now = Traits.read(started, _last_step(started), sign, knobs)
+    finished = [len(now.curves[i]) for i in range(m) if started[i].state == TrialState.COMPLETE]
+    population = Population(
+        untrained.relative,
+        now.curves,
+        max(finished, default=math.nan),
+        standing=_selection(mean[:m], std[:m]),
+    )
+    mean_now, std_now = prior.predict_traits(now, population)
+    if prior.past is not None:
+        mean_now, std_now = prior.past.correct(started, now, mean_now, std_now)
+    shift, std = _carried_over(everyone, mean, std, mean_now, std_now)
+    return Field(
+        np.concatenate([mean_now, mean[m:] + shift]), np.concatenate([std_now, std]), before
+    )
+
+
+def _carried_over(
+    everyone: Sequence[FrozenTrial],
+    mean: FloatArray,
+    std: FloatArray,
+    mean_now: FloatArray,
+    std_now: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """How far the untried are expected from what the prior says, and how uncertain they are."""
+    m = len(mean_now)
+    untried = np.arange(m, len(everyone))
+    if not len(untried):
+        return np.zeros(0), np.zeros(0)
+    observed = np.arange(m)[-_MOST_OBSERVED:]
+    precision = np.maximum(1.0 / std_now**2 - 1.0 / std[:m] ** 2, _LEAST_PRECISION)
+    word = (mean_now / std_now**2 - mean[:m] / std[:m] ** 2) / precision
+    residuals = (word - mean[:m])[observed]
+    x = ParameterEncoder(everyone).encode(everyone)
+    x = x / math.sqrt(max(x.shape[1], 1))
+    seen, left = x[observed], x[untried]
+
+    def kernel(a: FloatArray, i: npt.NDArray[np.intp]) -> FloatArray:
+        products = a @ seen.T
+        squares = (a**2).sum(axis=1)[:, None] + (seen**2).sum(axis=1) - 2.0 * products
+        of_parameters = _LINEAR * products + (1.0 - _LINEAR) * np.exp(-0.5 * squares)
+        total = _CONSTANT + _SLOPE * np.outer(mean[i], mean[observed])
+        total = total + _PARAMETERS * of_parameters
+        return np.asarray(total * std[i, None] * std[observed])
+
+    own = (1.0 - _PARAMETERS) * std[observed] ** 2 + 1.0 / precision[observed]
+    factor = cho_factor(kernel(seen, observed) + np.diag(own))
+    cross = kernel(left, untried)
+    shift = cross @ cho_solve(factor, residuals)
+    explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
+    total = std[untried] ** 2 * (1.0 + _CONSTANT + _SLOPE * mean[untried] ** 2)
+    return shift, np.sqrt(np.maximum(total - explained, 0.01))
+
+
+def _selection(mean: FloatArray, std: FloatArray) -> tuple[float, float]:
+    """Where the started stand among all, by what was known when they were chosen."""
+    spread = math.sqrt(float(mean.var() + (std**2).mean()))
+    return float(mean.mean()), min(max(spread, _LEAST_SPREAD), 1.0)
+
+
+def _last_step(trials: Sequence[FrozenTrial]) -> int:
+    # 0, where none reports on its way: there, too, final values are told.
+    return max((t.last_step for t in trials if t.last_step is not None), default=0)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+import pytest
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+from scipy.stats import spearmanr
+
+from optuna_aelle.prediction.network import StandingNetwork
+from optuna_aelle.prediction.prior import Prior
+from optuna_aelle.prediction.process import forecast_field
+from optuna_aelle.prediction.training import Lessons
+from optuna_aelle.prediction.training import Settings
+from optuna_aelle.prediction.training import train_network
+from tests.prediction.tables import LENGTH
+from tests.prediction.tables import made_up_table
+
+SMALL = Settings(members=2, hidden=24, encoder_hidden=16, latent=3, steps=500, folds=3)
+
+
+@pytest.fixture(scope="module")
+def prior() -> Prior:
+    tables = [made_up_table(f"task {i}", i) for i in range(6)]
+    return Prior(train_network({t.name: [Lessons.of(t)] for t in tables}, SMALL))
+
+
+class Reversed(StandingNetwork):
+    """Says of untrained networks the opposite of what it has learned."""
+
+    def predict(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = super().predict(columns)
+        return np.where(np.isnan(columns[:, -3]) | (columns[:, -3] == 0.0), -mean, mean), std
+
+
+def reverse(prior: Prior) -> Prior:
+    assert prior.network is not None
+    return Prior(Reversed(**vars(prior.network)))
+
+
+def cut(trial: FrozenTrial, n_reports: int) -> FrozenTrial:
+    """The trial as it was after so many reports."""
+    shortened = copy.copy(trial)
+    shortened.state = TrialState.PRUNED if n_reports else TrialState.RUNNING
+    shortened.values = None
+    shortened.intermediate_values = {
+        step: v for step, v in trial.intermediate_values.items() if step <= n_reports
+    }
+    shortened.system_attrs = {
+        key: x for key, x in trial.system_attrs.items() if int(key.split(":")[-1]) <= n_reports
+    }
+    return shortened
+
+
+def test_before_anything_has_started_the_prior_speaks_alone(prior: Prior) -> None:
+    trials = [cut(t, 0) for t in made_up_table("new", 50).trials]
+    field = forecast_field(prior, [], trials, -1.0)
+    mean, std = prior.predict(trials)
+    assert field.mean == pytest.approx(mean)
+    assert field.std == pytest.approx(std)
+    assert forecast_field(prior, [], [], -1.0).mean.shape == (0,)
+
+
+def test_what_the_prior_does_not_know_is_learned_from_the_study(prior: Prior) -> None:
+    # Here the temperature decides, of which the prior has never heard.
+    table = made_up_table("new", 51, n=80, best_temperature=0.3)
+    started, rest = table.trials[:40], [cut(t, 0) for t in table.trials[40:]]
+    before = forecast_field(prior, [], rest, -1.0)
+    after = forecast_field(prior, started, rest, -1.0)
+    truth = -table.finals[40:]
+    gained = spearmanr(after.mean[40:], truth)[0] - spearmanr(before.mean, truth)[0]
+    assert gained > 0.2
+    # Stopped ones teach as well, if not as much.
+    stopped = forecast_field(prior, [cut(t, 3) for t in started], rest, -1.0)
+    assert spearmanr(stopped.mean[40:], truth)[0] > spearmanr(before.mean, truth)[0] + 0.1
+
+
+def test_a_prior_that_is_wrong_here_loses_its_weight(prior: Prior) -> None:
+    table = made_up_table("new", 52, n=80)
+    truth = -table.finals[40:]
+    rest = [cut(t, 0) for t in table.trials[40:]]
+    wrong = reverse(prior)
+    assert spearmanr(forecast_field(wrong, [], rest, -1.0).mean, truth)[0] < -0.4
+    learned = forecast_field(wrong, table.trials[:40], rest, -1.0)
+    assert spearmanr(learned.mean[40:], truth)[0] > 0.3
+
+
+def test_the_middle_of_a_good_selection_is_not_the_middle_of_the_space(prior: Prior) -> None:
+    table = made_up_table("new", 53, n=120)
+    untrained = [cut(t, 0) for t in table.trials]
+    order = np.argsort(-prior.predict(untrained)[0])
+    best = [cut(table.trials[i], 4) for i in order[:15]]
+    rest = [untrained[i] for i in order[15:]]
+    field = forecast_field(prior, best, rest, -1.0)
+    # Most of the best fifteen are ahead of nearly all that have not started.
+    assert np.median(field.mean[:15]) > np.quantile(field.mean[15:], 0.85)
+
+
+def test_started_trials_of_all_kinds(prior: Prior) -> None:
+    trials = list(made_up_table("new", 54).trials)
+    nothing, diverged = cut(trials[0], 0), cut(trials[1], 3)
+    nothing.state = TrialState.PRUNED
+    diverged.intermediate_values[3] = float("nan")
+    other_branch = cut(trials[2], 2)
+    other_branch.params = {"lr": 0.01}
+    other_branch.distributions = {"lr": other_branch.distributions["lr"]}
+    told_once = copy.copy(trials[3])
+    told_once.intermediate_values = {}
+    started = [nothing, diverged, other_branch, told_once, *trials[4:10]]
+    field = forecast_field(prior, started, [cut(t, 0) for t in trials[10:]], -1.0)
+    assert np.isfinite(field.mean).all()
+    assert (field.std > 0).all()
+    assert np.isfinite(field.std).all()
+    assert field.mean[1] < np.median(field.mean)
+
+
+def test_neither_direction_nor_scale_matters(prior: Prior) -> None:
+    found = []
+    for direction, scale, sign in (("minimize", 1.0, -1.0), ("maximize", 50.0, 1.0)):
+        table = made_up_table("new", 55, direction=direction, scale=scale)
+        rest = [cut(t, 0) for t in table.trials[20:]]
+        found.append(forecast_field(prior, [cut(t, 3) for t in table.trials[:20]], rest, sign))
+    assert found[0].mean == pytest.approx(found[1].mean, abs=1e-6)
+    assert found[0].std == pytest.approx(found[1].std, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_decision_stays_cheap(prior: Prior) -> None:
+    table = made_up_table("new", 56, n=1064)
+    started = [cut(t, 1 + i % LENGTH) for i, t in enumerate(table.trials[:1000])]
+    rest = [cut(t, 0) for t in table.trials[1000:]]
+    seconds = []
+    for _ in range(5):
+        begun = time.process_time()
+        forecast_field(prior, started, rest, -1.0)
+        seconds.append(time.process_time() - begun)
+    assert np.median(seconds) < 1.0
