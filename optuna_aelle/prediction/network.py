@@ -23,6 +23,7 @@ from optuna_aelle.prediction.traits import FINGERPRINTS
 from optuna_aelle.prediction.traits import N_COLUMNS
 
 FloatArray = npt.NDArray[np.float64]
+SingleArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 # Columns that enter the regression as they are.
@@ -46,7 +47,7 @@ class StandingNetwork:
             which intervals hold on tasks that were left out.
     """
 
-    weights: Mapping[str, FloatArray]
+    weights: Mapping[str, SingleArray]
     center: FloatArray
     scale: FloatArray
     optional: BoolArray
@@ -57,35 +58,38 @@ class StandingNetwork:
         w = self.weights
         spectra, plain = self.inputs(columns)
         before, after = (self._encode(x) for x in spectra)
-        members = len(before)
-        shared = np.broadcast_to(plain, (members, *plain.shape))
-        x = np.concatenate([shared, before, after, after - before], axis=2)
-        for layer in ("first", "second"):
-            x = _silu(x @ w[layer] + w[f"{layer}_bias"])
-        out = x @ w["last"] + w["last_bias"]
+        latents = np.concatenate([before, after, after - before], axis=2)
+        # The rows that all members share, against all of their weights at once.
+        n_plain = plain.shape[1]
+        x = _silu(
+            plain @ w["first"][:, :n_plain] + latents @ w["first"][:, n_plain:] + w["first_bias"]
+        )
+        x = _silu(x @ w["second"] + w["second_bias"])
+        out = (x @ w["last"] + w["last_bias"]).astype(np.float64)
         means = out[..., 0]
         spreads = np.exp(np.clip(out[..., 1], LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD))
         std = np.sqrt((spreads**2).mean(axis=0) + means.var(axis=0))
         in_training = ~np.isnan(columns[:, COLUMNS["curve"].start])
         return means.mean(axis=0), std * self.stretch[in_training.astype(np.intp)]
 
-    def latents(self, columns: FloatArray) -> FloatArray:
+    def latents(self, columns: FloatArray) -> SingleArray:
         """Latents of the untrained and the latest fingerprints, ``(2, M, n, d)``."""
         return np.stack([self._encode(x) for x in self.inputs(columns)[0]])
 
-    def inputs(self, columns: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+    def inputs(self, columns: FloatArray) -> tuple[list[SingleArray], SingleArray]:
         """Both fingerprints ``(n, k)``, and all other columns with what is missing ``(n, _)``."""
         missing = np.isnan(columns)
         x = np.clip((columns - self.center) / self.scale, -_FAR, _FAR)
-        x = np.where(missing, 0.0, x)
-        told = missing[:, self.optional].astype(np.float64)
+        # Single precision, as the weights are: the differences lie far below the spread.
+        x = np.where(missing, 0.0, x).astype(np.float32)
+        told = missing[:, self.optional].astype(np.float32)
         return [x[:, s] for s in FINGERPRINTS], np.concatenate([x[:, PLAIN], told], axis=1)
 
-    def _encode(self, x: FloatArray) -> FloatArray:
+    def _encode(self, x: SingleArray) -> SingleArray:
         w = self.weights
         hidden = _silu(x @ w["encode_in"] + w["encode_in_bias"])
         return np.asarray(np.tanh(hidden @ w["encode_out"] + w["encode_out_bias"]))
 
 
-def _silu(x: FloatArray) -> FloatArray:
+def _silu(x: SingleArray) -> SingleArray:
     return np.asarray(x / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))))

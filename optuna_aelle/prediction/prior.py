@@ -7,6 +7,7 @@ that it knows, and without a curve. It speaks of *standings* (`optuna_aelle.pred
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -28,8 +29,6 @@ from optuna_aelle.prediction.traits import Traits
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 
 if TYPE_CHECKING:
-    import os
-
     import optuna
 
     from optuna_aelle.trials.table import RecordedTrials
@@ -144,7 +143,7 @@ class Prior:
     ) -> tuple[FloatArray, FloatArray]:
         """The same of what has been read already, without a person's own studies."""
         if self.network is None:
-            return np.zeros(len(traits)), np.ones(len(traits))
+            return _by_curve_alone(traits, population)
         return self.network.predict(traits.among(population))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -165,6 +164,35 @@ class Prior:
         from optuna_aelle.prediction.prior_file import read_prior
 
         return read_prior(path)
+
+
+def _by_curve_alone(traits: Traits, population: Population) -> tuple[FloatArray, FloatArray]:
+    """Where nothing was learned elsewhere: the last value's rank, trusted more the longer."""
+    rank = population.curve_columns(traits.curves)[:, 0]
+    counts = np.array([len(curve) for curve in traits.curves])
+    share = np.nan_to_num(counts / population.length, nan=0.3)
+    trust = np.where(np.isnan(rank), 0.0, np.minimum(0.5 + 0.5 * share, 0.99))
+    return trust * np.nan_to_num(rank), np.sqrt(1.0 - trust**2)
+
+
+def as_prior(prior: Prior | str | os.PathLike[str] | None) -> Prior:
+    """What users pass: ``"pretrained"``, a file, a prior, or None for none.
+
+    Raises:
+        TypeError: It is none of these.
+    """
+    if prior is None:
+        return Prior()
+    if isinstance(prior, Prior):
+        return prior
+    if prior == "pretrained":
+        return Prior.pretrained()
+    if isinstance(prior, str | os.PathLike):
+        return Prior.load(prior)
+    raise TypeError(
+        "prior must be 'pretrained', the path of a file that Prior.save wrote, a Prior, or None, "
+        f"but got {prior!r}."
+    )
 
 
 @lru_cache(maxsize=1)

@@ -99,7 +99,7 @@ def read_prior(path: Any) -> Prior:
     if "network.center" in arrays:
         scales = {name: arrays[f"network.{name}"] for name in _SCALES}
         weights = {
-            name.removeprefix("weights."): value.astype(np.float64)
+            name.removeprefix("weights."): value.astype(np.float32)
             for name, value in arrays.items()
             if name.startswith("weights.")
         }

@@ -20,7 +20,6 @@ Notation: n networks, m of them started.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,8 +32,8 @@ from scipy.linalg import cho_solve
 
 from optuna_aelle.prediction.encoding import ParameterEncoder
 from optuna_aelle.prediction.prior import Prior
+from optuna_aelle.prediction.reading import Reader
 from optuna_aelle.prediction.traits import Population
-from optuna_aelle.prediction.traits import Traits
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 
 FloatArray = npt.NDArray[np.float64]
@@ -70,9 +69,7 @@ def forecast_field(
     prior: Prior,
     started: Sequence[FrozenTrial],
     untried: Sequence[FrozenTrial],
-    sign: float,
-    *,
-    knobs: Mapping[str, str] | None = None,
+    reader: Reader,
 ) -> Field:
     """Ask of all at once.
 
@@ -80,13 +77,12 @@ def forecast_field(
         prior: Of other studies.
         started: Trials with what they have reported so far, whatever has become of them.
         untried: Candidates, with the spectra of their untrained networks where those are known.
-        sign: 1 to maximise, −1 to minimise.
-        knobs: Own names of parameters, each to its common one.
+        reader: Of the study; kept, it makes the next question cheap.
     """
     everyone = [*started, *untried]
     if not everyone:
         return Field(np.zeros(0), np.zeros(0), np.zeros((2, 0)))
-    untrained = Traits.read(everyone, UNTRAINED_STEP, sign, knobs)
+    untrained = reader.read(everyone, UNTRAINED_STEP)
     mean, std = prior.predict_traits(untrained, Population(untrained.relative, []))
     if prior.past is not None:
         mean, std = prior.past.correct(everyone, untrained, mean, std)
@@ -94,7 +90,7 @@ def forecast_field(
     m = len(started)
     if m == 0:
         return Field(mean, std, before)
-    now = Traits.read(started, _last_step(started), sign, knobs)
+    now = reader.read(started, math.inf)
     finished = [len(now.curves[i]) for i in range(m) if started[i].state == TrialState.COMPLETE]
     population = Population(
         untrained.relative,
@@ -152,8 +148,3 @@ def _selection(mean: FloatArray, std: FloatArray) -> tuple[float, float]:
     """Where the started stand among all, by what was known when they were chosen."""
     spread = math.sqrt(float(mean.var() + (std**2).mean()))
     return float(mean.mean()), min(max(spread, _LEAST_SPREAD), 1.0)
-
-
-def _last_step(trials: Sequence[FrozenTrial]) -> int:
-    # 0, where none reports on its way: there, too, final values are told.
-    return max((t.last_step for t in trials if t.last_step is not None), default=0)

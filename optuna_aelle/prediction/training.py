@@ -229,7 +229,7 @@ def _train(
             if progress is not None:
                 progress()
     trained = {
-        name: value.detach().double().numpy().astype(np.float32).astype(np.float64)
+        name: value.detach().numpy()
         for name, value in parameters.items()
         if not name.startswith("decode")
     }
@@ -246,8 +246,8 @@ class _Rows:
         spectra, plain = [], []
         for part in np.array_split(columns, max(len(columns) // 20000, 1)):
             own, others = network.inputs(part.astype(np.float64))
-            spectra.append(np.stack(own).astype(np.float32))
-            plain.append(others.astype(np.float32))
+            spectra.append(np.stack(own))
+            plain.append(others)
         self._spectra = torch.from_numpy(np.concatenate(spectra, axis=1))
         self._plain = torch.from_numpy(np.concatenate(plain))
         self.n_inputs = self._plain.shape[1]

@@ -21,6 +21,7 @@ import math
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,14 @@ FINGERPRINTS = tuple(
 )
 
 
+class Row(NamedTuple):
+    """Fingerprints ``(k,)`` in nats per step, NaN where there is none, and the curve so far."""
+
+    untrained: FloatArray
+    latest: FloatArray
+    curve: FloatArray
+
+
 @dataclass(frozen=True, eq=False)
 class Traits:
     """What is read of trials at one moment, before they are compared with a population.
@@ -112,20 +121,17 @@ class Traits:
         knobs: Mapping[str, str] | None = None,
     ) -> Traits:
         """What was known of trials of one study up to a step; ``sign`` is −1 to minimise."""
-        untrained = np.full((len(trials), FINGERPRINT_LENGTH), math.nan)
-        latest = untrained.copy()
-        for row, trial in enumerate(trials):
-            spectra = {s: x for s, x in decode_spectra(trial).items() if s <= step}
-            if UNTRAINED_STEP in spectra:
-                untrained[row] = spectra[UNTRAINED_STEP]
-            if spectra:
-                latest[row] = spectra[max(spectra)]
-        return cls.from_arrays(
-            knob_columns(trials, knobs),
-            untrained,
-            latest,
-            [curve_of(trial, step, sign) for trial in trials],
-        )
+        columns = knob_columns(trials, knobs)
+        rows = [read_row(trial, step, sign) for trial in trials]
+        return cls.of_rows(columns, rows)
+
+    @classmethod
+    def of_rows(cls, knobs: FloatArray, rows: Sequence[Row]) -> Traits:
+        """Of trials that have been read one by one."""
+        nothing = np.zeros((0, FINGERPRINT_LENGTH))
+        untrained = np.stack([row.untrained for row in rows]) if rows else nothing
+        latest = np.stack([row.latest for row in rows]) if rows else nothing
+        return cls.from_arrays(knobs, untrained, latest, [row.curve for row in rows])
 
     @classmethod
     def from_arrays(
@@ -261,6 +267,17 @@ class _Peers:
             columns[:, 5] = np.clip(behind, -2 * _FAR, 1.0)
             columns[:, 6:] = np.clip(statistics[:, 3:5] / self._range, -_FAR, _FAR)
         return columns
+
+
+def read_row(trial: FrozenTrial, step: float, sign: float) -> Row:
+    """Spectra and curve of one trial up to a step."""
+    spectra = {s: x for s, x in decode_spectra(trial).items() if s <= step}
+    missing = np.full(FINGERPRINT_LENGTH, math.nan)
+    return Row(
+        spectra.get(UNTRAINED_STEP, missing),
+        spectra[max(spectra)] if spectra else missing,
+        curve_of(trial, step, sign),
+    )
 
 
 def curve_of(trial: FrozenTrial, step: float, sign: float) -> FloatArray:

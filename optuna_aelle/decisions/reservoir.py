@@ -1,0 +1,135 @@
+"""Candidates that a study may still start, and what is expected of them and of all others.
+
+A sampler draws more configurations than it trains. Those that are not trained are remembered here,
+with the spectra of their untrained networks where they have been asked for: what was computed once
+is not computed again. Sampler and pruner of a process share the reservoir of a study; it is a
+cache, and whatever is not in it is drawn anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_aelle.prediction.prior import Prior
+from optuna_aelle.prediction.process import Field
+from optuna_aelle.prediction.process import forecast_field
+from optuna_aelle.prediction.reading import Reader
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import study_identity
+
+# Standard deviations by which what is less known is preferred among what has not started.
+EXPLORATION = 0.5
+# More candidates would make every decision slower and the best of them hardly better.
+_MOST_CANDIDATES = 256
+
+_STARTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A configuration that has not been trained.
+
+    Attributes:
+        params: As they were drawn, with those of branches that it may not take.
+        trial: As its trial would be, with the spectrum of its untrained network once it is known.
+        written: What drawing it would have written on its trial.
+        asked: Whether its spectrum has been asked for.
+    """
+
+    params: Mapping[str, Any]
+    trial: FrozenTrial
+    written: Mapping[str, Any]
+    asked: bool = False
+
+
+class Reservoir:
+    """Of one study in one process.
+
+    Args:
+        sign: 1 to maximise, −1 to minimise.
+        prior: Of other studies.
+        knobs: Own names of parameters, each to its common one.
+    """
+
+    def __init__(self, sign: float, prior: Prior, knobs: Mapping[str, str] | None = None) -> None:
+        self.prior = prior
+        self.lock = threading.RLock()
+        self._reader = Reader(sign, knobs)
+        self._candidates: list[Candidate] = []
+
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """Those that are left, in the order in which they came."""
+        return self._candidates
+
+    def add(self, candidate: Candidate) -> None:
+        """One more; of too many the oldest is forgotten."""
+        self._candidates.append(candidate)
+        if len(self._candidates) > _MOST_CANDIDATES:
+            self.take(0)
+
+    def take(self, position: int) -> Candidate:
+        """Remove one."""
+        candidate = self._candidates.pop(position)
+        self._reader.forget([candidate.trial])
+        return candidate
+
+    def field(self, started: Sequence[FrozenTrial]) -> Field:
+        """What is expected of trials of the study and, behind them, of the candidates."""
+        return forecast_field(
+            self.prior, started, [c.trial for c in self._candidates], self._reader
+        )
+
+
+_reservoirs: WeakKeyDictionary[BaseStorage, dict[int, Reservoir]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def reservoir_of(study: Study) -> Reservoir | None:
+    """That of a study, if a sampler of this process has made one."""
+    storage, study_id = study_identity(study)
+    with _lock:
+        return _reservoirs.get(storage, {}).get(study_id)
+
+
+def make_reservoir(
+    study: Study, prior: Prior, knobs: Mapping[str, str] | None = None
+) -> Reservoir:
+    """That of a study, made where there is none with this prior."""
+    storage, study_id = study_identity(study)
+    with _lock:
+        known = _reservoirs.setdefault(storage, {})
+        if study_id not in known or known[study_id].prior is not prior:
+            sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+            known[study_id] = Reservoir(sign, prior, knobs)
+        return known[study_id]
+
+
+def started_trials(study: Study) -> list[FrozenTrial]:
+    """All that have begun to show something, in order of number; not those that failed."""
+    trials = every_trial(study, _STARTED)
+    return [t for t in trials if t.intermediate_values or t.values or _told(t)]
+
+
+def best_untried(field: Field, n_started: int) -> float:
+    """The highest index among the candidates: mean, and what exploring is worth; −inf of none."""
+    index = field.mean[n_started:] + EXPLORATION * field.std[n_started:]
+    return float(np.max(index)) if len(index) else -np.inf
+
+
+def _told(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.RUNNING and UNTRAINED_STEP in decode_spectra(trial)

@@ -1,0 +1,60 @@
+"""Read the trials of a study again only where they have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.trial import FrozenTrial
+
+from optuna_aelle.prediction.knobs import knob_columns
+from optuna_aelle.prediction.traits import Row
+from optuna_aelle.prediction.traits import Traits
+from optuna_aelle.prediction.traits import read_row
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Reader:
+    """Traits of trials of one study, kept from question to question.
+
+    Args:
+        sign: 1 to maximise, −1 to minimise.
+        knobs: Own names of parameters, each to its common one.
+    """
+
+    def __init__(self, sign: float, knobs: Mapping[str, str] | None = None) -> None:
+        self.sign = sign
+        self._knobs = knobs
+        # With the trial itself: nobody else can then have its identity.
+        self._rows: dict[tuple[Any, ...], tuple[Any, FrozenTrial, Row, FloatArray]] = {}
+
+    def read(self, trials: Sequence[FrozenTrial], step: float) -> Traits:
+        """As `Traits.read`."""
+        rows, columns = [], []
+        for trial in trials:
+            # Candidates have no number of their own.
+            key = (trial.number if trial.number >= 0 else id(trial), trial.number < 0, step)
+            state = (
+                trial.state,
+                len(trial.system_attrs),
+                len(trial.user_attrs),
+                len(trial.intermediate_values),
+                len(trial.params),
+            )
+            known = self._rows.get(key)
+            if known is None or known[0] != state:
+                row = read_row(trial, step, self.sign)
+                known = state, trial, row, knob_columns([trial], self._knobs)[0]
+                self._rows[key] = known
+            rows.append(known[2])
+            columns.append(known[3])
+        return Traits.of_rows(np.stack(columns), rows)
+
+    def forget(self, trials: Sequence[FrozenTrial]) -> None:
+        """Candidates that are no longer of interest."""
+        gone = {id(trial) for trial in trials}
+        self._rows = {k: x for k, x in self._rows.items() if not (k[1] and k[0] in gone)}
