@@ -37,8 +37,8 @@ class PoolSampler(WrappingSampler):
     """Let a sampler choose among the configurations of a pool that it has not taken yet.
 
     Where it would draw at random, as before its first trials have ended, the next one in
-    ``order`` is taken, so that arms which share a pool begin alike. Asked again for the
-    same trial, it takes another one.
+    ``order`` is taken, so that arms which share a pool begin alike. What it has proposed once it
+    proposes again only when nothing else is left: whoever asks for several remembers them.
 
     Args:
         base: Any sampler. TPE and Gaussian processes are asked for their acquisition function;
@@ -62,7 +62,7 @@ class PoolSampler(WrappingSampler):
             self._positions.setdefault(key_of(trial.params), []).append(position)
         self._left = list(order)
         self.chosen = -1
-        self._asked: list[int] = []
+        self._asked: set[int] = set()
         self._candidates: list[FrozenTrial] = []
         self._scores: FloatArray | None = None
         self._shared_scores: FloatArray | None = None
@@ -96,10 +96,6 @@ class PoolSampler(WrappingSampler):
             raise KeyError(f"Expected a configuration of the pool, got {params}.")
         return next((position for position in self._left if position in equal), equal[0])
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        super().before_trial(study, trial)
-        self._asked = []
-
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
@@ -110,7 +106,7 @@ class PoolSampler(WrappingSampler):
     ) -> dict[str, Any]:
         left = [position for position in self._left if position not in self._asked] or self._left
         position = self._choose(study, trial, left)
-        self._asked.append(position)
+        self._asked.add(position)
         return dict(self._configurations[position].params)
 
     def _choose(self, study: Study, trial: FrozenTrial, left: list[int]) -> int:

@@ -21,6 +21,7 @@ from optuna_aelle.decisions.sampler import AeLLESampler
 from optuna_aelle.decisions.wrapping import WrappingSampler
 from optuna_aelle.decisions.wrapping import asks_before_training
 from optuna_aelle.decisions.wrapping import reads_of
+from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.storage import write_system_attributes
@@ -153,5 +154,6 @@ def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampl
         def spectrum(params: dict[str, Any]) -> FloatArray | None:
             return pool.spectrum(proposals.find(params))
 
-        return proposals, sampler.around(base, spectrum)
+        prior = pool.prior if isinstance(pool.prior, Prior) else None
+        return proposals, sampler.around(base, spectrum, prior)
     return proposals, sampler.around(base)

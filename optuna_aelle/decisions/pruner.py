@@ -1,6 +1,9 @@
 """The pruner: a predictor that must earn its say, and successive halving until then.
 
-Each trial may be stopped in three ways.
+Beside an `AeLLESampler`, whose candidates it shares, it asks at few moments whether the best of
+those would end better than the running trial, and by a margin (`optuna_aelle.decisions.rivalry`).
+
+Alone, each trial may be stopped in three ways.
 
 1. By ``wrapped_pruner``, successive halving by default.
 2. *Before training*, from its hyperparameters and the spectrum of the untrained network, if it is
@@ -32,6 +35,8 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.rivalry import Rivalry
+from optuna_aelle.decisions.rivalry import judge
 from optuna_aelle.decisions.speech import SpeechRecord
 from optuna_aelle.decisions.speech import warn_of_missing_spectra
 from optuna_aelle.decisions.verdict import AELLE
@@ -178,7 +183,12 @@ class AeLLEPruner(BasePruner):
             self._write(study, trial, user={DECISION_KEY: None, PREDICTED_FINAL_KEY: None})
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
         verdict: Verdict | None
-        if self._wrapped_prunes(study, trial):
+        rivalry = None
+        if self._wrapped_pruner is None and "curve" in self._features:
+            rivalry = self._rivalry(study, trial, stored)
+        if rivalry is not None:
+            verdict = rivalry.verdict
+        elif self._wrapped_prunes(study, trial):
             verdict = self._verdict_of_wrapped(study, trial)
         else:
             verdict = self._verdict_of_forecast(study, trial, stored)
@@ -191,6 +201,30 @@ class AeLLEPruner(BasePruner):
             user={DECISION_KEY: verdict.sentence()},
         )
         return True
+
+    def _rivalry(self, study: Study, trial: FrozenTrial, stored: FrozenTrial) -> Rivalry | None:
+        """What the candidates of the study's sampler say; None where it has none."""
+        started = time.perf_counter()
+        try:
+            rivalry = judge(study, trial)
+        except Exception as error:  # an overnight study must go on, whatever is wrong here
+            warn_once(
+                "rivalry failed",
+                f"Candidates could not be compared with trial {trial.number} "
+                f"({type(error).__name__}: {error}); {self._wrapped_name} decides alone.",
+                error,
+            )
+            return None
+        if rivalry is not None and rivalry.forecast is not None:
+            seconds = fit_seconds(stored) + time.perf_counter() - started
+            self._write(
+                study,
+                trial,
+                system=encode_forecast(trial, rivalry.forecast)
+                | encode_fit_seconds(trial, seconds),
+                user={PREDICTED_FINAL_KEY: rivalry.forecast.value},
+            )
+        return rivalry
 
     @property
     def _wrapped_name(self) -> str:

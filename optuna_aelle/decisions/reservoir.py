@@ -8,6 +8,7 @@ cache, and whatever is not in it is drawn anew.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ from optuna_aelle.trials.storage import study_identity
 # Standard deviations by which what is less known is preferred among what has not started.
 EXPLORATION = 0.5
 # More candidates would make every decision slower and the best of them hardly better.
-_MOST_CANDIDATES = 256
+_MOST_CANDIDATES = 512
 
 _STARTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -63,11 +64,17 @@ class Reservoir:
         sign: 1 to maximise, −1 to minimise.
         prior: Of other studies.
         knobs: Own names of parameters, each to its common one.
+
+    Attributes:
+        prior: As given.
+        lock: Whoever changes the candidates holds it.
+        was_filled: Whether it has had its first candidates.
     """
 
     def __init__(self, sign: float, prior: Prior, knobs: Mapping[str, str] | None = None) -> None:
         self.prior = prior
         self.lock = threading.RLock()
+        self.was_filled = False
         self._reader = Reader(sign, knobs)
         self._candidates: list[Candidate] = []
 
@@ -129,6 +136,11 @@ def best_untried(field: Field, n_started: int) -> float:
     """The highest index among the candidates: mean, and what exploring is worth; −inf of none."""
     index = field.mean[n_started:] + EXPLORATION * field.std[n_started:]
     return float(np.max(index)) if len(index) else -np.inf
+
+
+def key_of(params: Mapping[str, Any]) -> str:
+    """The same for equal configurations."""
+    return json.dumps(params, sort_keys=True, default=repr)
 
 
 def _told(trial: FrozenTrial) -> bool:

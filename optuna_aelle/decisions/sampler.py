@@ -1,7 +1,13 @@
-"""The sampler: draw several configurations, train the one whose untrained network looks best."""
+"""The sampler: of many configurations start the one that is expected to end best.
+
+It draws candidates from a base sampler, asks what is expected of them by their parameters,
+computes spectra of untrained networks for the most promising, as many as a share of the training
+time allows, and remembers those that it does not start (`optuna_aelle.decisions.reservoir`).
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -16,6 +22,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
@@ -27,17 +34,28 @@ from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.branches import Branches
+from optuna_aelle.decisions.reservoir import EXPLORATION
+from optuna_aelle.decisions.reservoir import Candidate
+from optuna_aelle.decisions.reservoir import Reservoir
+from optuna_aelle.decisions.reservoir import key_of
+from optuna_aelle.decisions.reservoir import make_reservoir
+from optuna_aelle.decisions.reservoir import started_trials
 from optuna_aelle.decisions.wrapping import WrappingSampler
-from optuna_aelle.prediction.cache import fitted_predictor
-from optuna_aelle.prediction.fitted import MIN_LESSONS
-from optuna_aelle.prediction.fitted import FittedPredictor
-from optuna_aelle.prediction.predictor import FEATURES
+from optuna_aelle.prediction.knobs import check_knobs
+from optuna_aelle.prediction.prior import Prior
+from optuna_aelle.prediction.prior import as_prior
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
-from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.attributes import encode_spectrum
+from optuna_aelle.trials.attributes import spectrum_seconds
 from optuna_aelle.trials.storage import DeferredWrites
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import write_system_attributes
+
+FloatArray = npt.NDArray[np.float64]
+# Candidates that are new to each trial, once there are enough.
+_N_FRESH = 2
+# Before anything was trained there is no time to take a share of.
+_FIRST_SPECTRA = 4
 
 SpectrumFunction = Callable[[dict[str, Any]], Any]
 
@@ -45,31 +63,37 @@ SpectrumFunction = Callable[[dict[str, Any]], Any]
 class AeLLESampler(WrappingSampler):
     """Wrap a sampler, and of the configurations that it draws suggest the most promising one.
 
-    A configuration is ranked by its predicted final value, from its hyperparameters and the
-    spectrum of its untrained network, by a predictor that learns from this study's ended trials.
-    Until these predictions have shown skill out of sample, the base sampler draws alone.
-
-    The trials must carry their spectra at step −1 (`report_network` before training).
+    What is expected of a configuration comes from a prior over other studies and from all trials
+    of this one (`optuna_aelle.prediction.process`): its hyperparameters, those that all studies
+    share by their common names, and the spectrum of its untrained network. It begins with the
+    second trial, or with the first one if the space is given. The trials should carry their
+    spectra at step −1 (`report_network` before training).
 
     Args:
         spectrum_fn: Builds the untrained network of a configuration and returns its spectrum: a
             `LyapunovSpectrum`, exponents ``(k,)`` or ``(B, k)``, or None where there is none. It
-            may be given parameters of other branches of a conditional search space, too; the
-            ranking leaves those out. Use the setting with which the trials report theirs,
-            `spectral_fingerprint`.
+            may be given parameters of other branches of a conditional search space, too. Use the
+            setting with which the trials report theirs, `spectral_fingerprint`. None to go by
+            hyperparameters alone.
         base_sampler: Draws the candidates; by default TPE, multivariate and grouped. A sampler
             without relative sampling draws from the space that earlier trials have searched.
-        n_candidates: Configurations drawn for each trial.
-        n_startup_trials: Ended trials needed before candidates are ranked.
+        prior: Knowledge of other studies: ``"pretrained"``, the path of a file that `Prior.save`
+            wrote, a `Prior`, or None to learn from this study alone.
+        space: Name to distribution, so that the first trial is chosen, too.
+        knobs: Own names of parameters, each to its common one, such as ``{"my_lr":
+            "learning_rate"}``.
+        n_candidates: Configurations to choose the first trial from; each later one is chosen from
+            those that are left and a few more.
+        spectrum_share: Of the time spent on training, how much candidates' spectra may take.
         seed: Of the default base sampler.
 
     Attributes:
-        overhead_seconds: What further candidates, spectra and fits have cost in this process.
+        overhead_seconds: What candidates, their spectra and forecasts have cost in this process.
         reads: What `replay` must give and charge it for: the spectra of the trials.
 
     Raises:
-        TypeError: ``spectrum_fn`` cannot be called.
-        ValueError: Another argument is out of range.
+        TypeError: ``spectrum_fn`` cannot be called, or ``prior`` is of another type.
+        ValueError: Another argument is out of range, or the prior's file is damaged.
 
     Example:
         >>> sampler = AeLLESampler(lambda p: spectral_fingerprint(build(p), probe_inputs))
@@ -79,36 +103,46 @@ class AeLLESampler(WrappingSampler):
 
     def __init__(
         self,
-        spectrum_fn: SpectrumFunction,
+        spectrum_fn: SpectrumFunction | None = None,
         base_sampler: BaseSampler | None = None,
         *,
-        n_candidates: int = 4,
-        n_startup_trials: int = 12,
+        prior: Prior | str | os.PathLike[str] | None = "pretrained",
+        space: Mapping[str, BaseDistribution] | None = None,
+        knobs: Mapping[str, str] | None = None,
+        n_candidates: int = 128,
+        spectrum_share: float = 0.03,
         seed: int | None = None,
     ) -> None:
-        if not callable(spectrum_fn):
+        if spectrum_fn is not None and not callable(spectrum_fn):
             raise TypeError(
                 f"spectrum_fn must be a function of the parameters, but got {spectrum_fn!r}."
             )
         if n_candidates < 1:
             raise ValueError(f"n_candidates must be at least 1, but got {n_candidates}.")
-        if n_startup_trials < MIN_LESSONS:
-            raise ValueError(
-                f"n_startup_trials must be at least {MIN_LESSONS}, but got {n_startup_trials}."
-            )
-        self._spectrum_fn = spectrum_fn
+        if not 0.0 <= spectrum_share <= 1.0:
+            raise ValueError(f"spectrum_share must be in [0, 1], but got {spectrum_share}.")
         super().__init__(base_sampler or _default_sampler(seed))
+        self._spectrum_fn = spectrum_fn
+        self._prior = as_prior(prior)
+        self._space = None if space is None else dict(space)
+        self._knobs = dict(check_knobs(knobs))
         self._n_candidates = n_candidates
-        self._n_startup_trials = n_startup_trials
+        self._spectrum_share = spectrum_share
         self.overhead_seconds = 0.0
+        self._n_spectra, self._spectrum_seconds = 0, 0.0
 
     def around(
-        self, base: BaseSampler, spectrum_fn: SpectrumFunction | None = None
+        self,
+        base: BaseSampler,
+        spectrum_fn: SpectrumFunction | None = None,
+        prior: Prior | None = None,
     ) -> AeLLESampler:
-        """The same sampler around another one, with another ``spectrum_fn`` if one is given."""
+        """The same sampler around another one, with what else is given in place of its own."""
         other = super().around(base)
         other._spectrum_fn = spectrum_fn or self._spectrum_fn
+        other._prior = self._prior if prior is None else prior
         other.overhead_seconds = 0.0
+        other._n_spectra, other._spectrum_seconds = 0, 0.0
         return other
 
     def infer_relative_search_space(
@@ -122,10 +156,10 @@ class AeLLESampler(WrappingSampler):
                 f"{type(self._base).__name__} draws alone.",
             )
             return space
-        if space or self._predictor(study) is None:
+        if space or self._n_candidates == 1:
             return space
         try:
-            return _searched_space(study)
+            return searched_space(study) or dict(self._space or {})
         except Exception as error:  # a storage hiccup
             self._warn(error)
             return space
@@ -133,50 +167,26 @@ class AeLLESampler(WrappingSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        predictor = None
-        if len(study.directions) == 1 and self._n_candidates > 1 and search_space:
-            predictor = self._predictor(study)
-        if predictor is None:
+        # What was enqueued is decided already.
+        decided = "fixed_params" in trial.system_attrs
+        if len(study.directions) > 1 or self._n_candidates == 1 or not search_space or decided:
             return self._base.sample_relative(study, trial, search_space)
-        try:
-            chosen = _Draw(self._base, study, trial, search_space)
-        except Exception as error:  # a base sampler that wants the study itself
-            self._warn(error)
-            return self._base.sample_relative(study, trial, search_space)
-        # The base sampler alone would have cost the first draw, too.
         started = time.perf_counter()
         try:
-            draws = [chosen]
-            draws += [
-                _Draw(self._base, study, trial, search_space) for _ in range(1, self._n_candidates)
-            ]
-            chosen = draws[self._best(predictor, draws, search_space, trial.number)]
-        except Exception as error:  # an overnight study must go on, with the first draw
+            reservoir = make_reservoir(study, self._prior, self._knobs)
+            with reservoir.lock:
+                chosen = self._choose(reservoir, study, trial, search_space)
+        except Exception as error:  # an overnight study must go on, whatever is wrong here
             self._warn(error)
+            return self._base.sample_relative(study, trial, search_space)
+        finally:
+            self.overhead_seconds += time.perf_counter() - started
         try:
             # Only what the chosen draw wrote is stored, as if it had been drawn alone.
             write_system_attributes(study, trial, chosen.written)
         except Exception as error:  # only parallel workers would have read it
             self._warn(error)
-        self.overhead_seconds += time.perf_counter() - started
-        return chosen.params
-
-    def _predictor(self, study: Study) -> FittedPredictor | None:
-        """The study's predictor, if it has shown skill before training."""
-        started = time.perf_counter()
-        try:
-            # All features, as the pruner: of untrained networks there is no curve, so that both
-            # share one fit.
-            predictor = fitted_predictor(study, FEATURES, self._n_startup_trials)
-            if predictor is None or predictor.n_lessons(UNTRAINED_STEP) < MIN_LESSONS + 2:
-                return None
-            _warn_of_untold(study, predictor)
-            return predictor if predictor.skill(UNTRAINED_STEP).speaks else None
-        except Exception as error:  # an overnight study must go on, whatever is wrong here
-            self._warn(error)
-            return None
-        finally:
-            self.overhead_seconds += time.perf_counter() - started
+        return dict(chosen.params)
 
     def _warn(self, error: Exception) -> None:
         warn_once(
@@ -186,37 +196,89 @@ class AeLLESampler(WrappingSampler):
             error,
         )
 
-    def _best(
+    def _choose(
         self,
-        predictor: FittedPredictor,
-        draws: Sequence[_Draw],
-        space: Mapping[str, BaseDistribution],
+        reservoir: Reservoir,
+        study: Study,
+        trial: FrozenTrial,
+        space: dict[str, BaseDistribution],
+    ) -> Candidate:
+        """Draw more candidates, and take the one that is expected to end best."""
+        trials = started_trials(study)
+        self._draw(reservoir, study, trial, space, trials)
+        field = reservoir.field(trials)
+        if self._spectrum_fn is not None and self._ask_for_spectra(
+            reservoir, field.mean[len(trials) :], trials, trial.number
+        ):
+            field = reservoir.field(trials)
+        index = field.mean + EXPLORATION * field.std
+        return reservoir.take(int(np.argmax(index[len(trials) :])))
+
+    def _draw(
+        self,
+        reservoir: Reservoir,
+        study: Study,
+        trial: FrozenTrial,
+        space: dict[str, BaseDistribution],
+        trials: Sequence[FrozenTrial],
+    ) -> None:
+        """Fill the reservoir, or bring some fresh ones: the base sampler may have learned."""
+        ran = [t for t in trials if t.number != trial.number and t.params]
+        branches = Branches(ran) if ran else None
+        n_wanted = _N_FRESH if reservoir.was_filled else self._n_candidates
+        reservoir.was_filled = True
+        known = {key_of(t.params) for t in (*ran, *(c.trial for c in reservoir.candidates))}
+        for _ in range(n_wanted):
+            draw = _Draw(self._base, study, trial, space)
+            candidate = _candidate(draw.params, space, branches)
+            # In a small space, draws are repeated: nobody trains one configuration twice.
+            if key_of(candidate.params) not in known or not reservoir.candidates:
+                known.add(key_of(candidate.params))
+                reservoir.add(Candidate(draw.params, candidate, draw.written))
+
+    def _ask_for_spectra(
+        self,
+        reservoir: Reservoir,
+        mean: FloatArray,
+        trials: Sequence[FrozenTrial],
         number: int,
-    ) -> int:
-        """The draw with the best predicted final value, 0 if none has a spectrum."""
-        branches = Branches(predictor.lessons)
-        spectra = [self._spectrum(dict(draw.params), number) for draw in draws]
-        candidates = [
-            _candidate(draw.params, space, branches, spectrum or {})
-            for draw, spectrum in zip(draws, spectra, strict=True)
-        ]
-        if not any(spectra):
-            if all(spectrum is None for spectrum in spectra):
-                warn_once(
-                    "spectrum_fn returned None",
-                    f"spectrum_fn returned None for all {len(draws)} candidates of trial "
-                    f"{number}: nothing can be ranked, and {type(self._base).__name__} draws "
-                    "alone. Return what spectral_fingerprint(network, probe_inputs) gives.",
-                )
-            return 0
-        means, _ = predictor.predict_standings(candidates, UNTRAINED_STEP)
-        return int(np.argmax(means))
+    ) -> bool:
+        """Compute spectra of the most promising as far as they may cost; whether there are any."""
+        trained = sum(
+            t.duration.total_seconds() - spectrum_seconds(t) for t in trials if t.duration
+        )
+        told = refused = 0
+        for position in np.argsort(-mean).tolist():
+            candidate = reservoir.candidates[position]
+            if candidate.asked:
+                continue
+            dear = self._spectrum_seconds >= self._spectrum_share * trained
+            if dear and self._n_spectra >= _FIRST_SPECTRA:
+                break
+            candidate.asked = True
+            started = time.perf_counter()
+            spectrum = self._spectrum(dict(candidate.params), number)
+            self._n_spectra += 1
+            self._spectrum_seconds += time.perf_counter() - started
+            if spectrum:
+                candidate.trial.system_attrs.update(spectrum)
+            told += bool(spectrum)
+            refused += spectrum is None
+        if refused and self._n_spectra == refused:
+            warn_once(
+                "spectrum_fn returned None",
+                f"spectrum_fn returned None for all {refused} candidates of trial {number}: they "
+                "are ranked by hyperparameters alone. Return what "
+                "spectral_fingerprint(network, probe_inputs) gives.",
+            )
+        return told > 0
 
     def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:
         """The attribute of a candidate's spectrum; None where the user's function has none.
 
         Empty where it fails, as it may on a rare configuration.
         """
+        assert self._spectrum_fn is not None
         try:
             with _random_states_kept():
                 spectrum: Any = self._spectrum_fn(params)
@@ -231,8 +293,7 @@ class AeLLESampler(WrappingSampler):
             warn_once(
                 "spectrum_fn",
                 f"A candidate of trial {number} has no spectrum ({type(error).__name__}: "
-                f"{error}); it is ranked by its hyperparameters, and if no other has one either, "
-                "the first is taken.",
+                f"{error}); it is ranked by its hyperparameters.",
                 error,
             )
             return {}
@@ -260,19 +321,6 @@ def _random_states_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def _warn_of_untold(study: Study, predictor: FittedPredictor) -> None:
-    """Warn once where no ended trial has told the spectrum of its untrained network."""
-    if any(UNTRAINED_STEP in decode_spectra(trial) for trial in predictor.lessons):
-        return
-    warn_once(
-        f"no untrained spectra:{study.study_name}",
-        f"None of the {len(predictor.lessons)} ended trials of '{study.study_name}' has the "
-        "spectrum of its untrained network: AeLLESampler ranks candidates by hyperparameters "
-        "alone. Call optuna_aelle.report_network(trial, network, probe_inputs, step=-1) before "
-        "training.",
-    )
 
 
 def _default_sampler(seed: int | None) -> BaseSampler:
@@ -304,22 +352,18 @@ class _Draw:
 
 
 def _candidate(
-    params: Mapping[str, Any],
-    space: Mapping[str, BaseDistribution],
-    branches: Branches,
-    spectrum: dict[str, Any],
+    params: Mapping[str, Any], space: Mapping[str, BaseDistribution], branches: Branches | None
 ) -> FrozenTrial:
     """What would be known of a candidate as a trial, with the parameters that it would have."""
-    taken = branches.taken(params)
+    taken = list(params) if branches is None else branches.taken(params)
     return create_trial(
         state=TrialState.RUNNING,
         params={name: params[name] for name in taken},
         distributions={name: space[name] for name in taken},
-        system_attrs=spectrum,
     )
 
 
-def _searched_space(study: Study) -> dict[str, BaseDistribution]:
+def searched_space(study: Study) -> dict[str, BaseDistribution]:
     """The last distribution of each parameter, without those whose kind has changed."""
     space: dict[str, BaseDistribution] = {}
     changed: set[str] = set()

@@ -26,6 +26,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+from scipy.stats import norm
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.prediction.curves import values_of_peers
@@ -61,6 +62,8 @@ class Verdict:
         rung: Of successive halving, counted from 0.
         risk: A forecast stops a trial whose chance is below this.
         forecast: What decided, where ``by`` is `AELLE`.
+        rival: The standing that the best candidate is expected to reach, where the trial was
+            stopped to let that one start.
 
     Example:
         >>> print(decode_verdict(study.trials[7]).sentence())
@@ -76,10 +79,13 @@ class Verdict:
     rung: int | None = None
     risk: float | None = None
     forecast: Forecast | None = None
+    rival: float | None = None
 
     def sentence(self) -> str:
         """The verdict in one line; chance and interval are on one scale, that of the standings."""
         moment = "before training" if self.step == UNTRAINED_STEP else f"step {self.step}"
+        if self.forecast is not None and self.rival is not None:
+            return f"{moment}: {_of_rival(self.forecast, self.rival)}"
         if self.forecast is not None:
             return f"{moment}: {_of_forecast(self.forecast, self.risk)}"
         rung = "" if self.rung is None else f", rung {self.rung}"
@@ -93,6 +99,15 @@ class Verdict:
             parts.append(f"{_told_apart(self.value, self.bar)[1]} would have gone on")
         reason = f": {'; '.join(parts)}" if parts else ""
         return f"{moment}: {self.by}{rung}{reason}"
+
+
+def _of_rival(forecast: Forecast, rival: float) -> str:
+    low, high = forecast.percentile_interval
+    return (
+        f"AeLLE expects it to end ahead of {forecast.percentile:.0%} of what could be trained "
+        f"(80 %: {low:.0%} to {high:.0%}), and another configuration, which starts instead, ahead "
+        f"of {float(norm.cdf(rival)):.0%}"
+    )
 
 
 def _of_forecast(forecast: Forecast, risk: float | None) -> str:
@@ -197,6 +212,7 @@ def decode_verdict(trial: AnyTrial) -> Verdict | None:
             step,
             **{name: payload[name] for name in names},
             forecast=forecast,
+            rival=payload.get("rival"),
         )
     except (KeyError, TypeError, ValueError) as error:
         warn_once(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,11 +80,12 @@ class StandingNetwork:
     def inputs(self, columns: FloatArray) -> tuple[list[SingleArray], SingleArray]:
         """Both fingerprints ``(n, k)``, and all other columns with what is missing ``(n, _)``."""
         missing = np.isnan(columns)
-        x = np.clip((columns - self.center) / self.scale, -_FAR, _FAR)
+        scaled = np.clip((columns - self.center) / self.scale, -_FAR, _FAR)
         # Single precision, as the weights are: the differences lie far below the spread.
-        x = np.where(missing, 0.0, x).astype(np.float32)
+        x: SingleArray = np.where(missing, 0.0, scaled).astype(np.float32)
         told = missing[:, self.optional].astype(np.float32)
-        return [x[:, s] for s in FINGERPRINTS], np.concatenate([x[:, PLAIN], told], axis=1)
+        plain: SingleArray = np.concatenate([x[:, PLAIN], told], axis=1)
+        return [x[:, s] for s in FINGERPRINTS], plain
 
     def _encode(self, x: SingleArray) -> SingleArray:
         w = self.weights
@@ -91,5 +93,5 @@ class StandingNetwork:
         return np.asarray(np.tanh(hidden @ w["encode_out"] + w["encode_out_bias"]))
 
 
-def _silu(x: SingleArray) -> SingleArray:
+def _silu(x: Any) -> SingleArray:
     return np.asarray(x / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))))

@@ -1,0 +1,121 @@
+"""Shall a running trial go on, or the best candidate start in its place?
+
+After 1, 3, 9, 27 ... reports the trial is compared with what the study could start instead. It is
+stopped if that is expected to end better by a margin: what has been trained is a head start, and
+forecasts are uncertain.
+
+The margin and the moments were settled on the development tables (`benchmarks/NOTES.md`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.study import Study
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+from scipy.stats import norm
+
+from optuna_aelle.decisions.reservoir import best_untried
+from optuna_aelle.decisions.reservoir import reservoir_of
+from optuna_aelle.decisions.reservoir import started_trials
+from optuna_aelle.decisions.verdict import AELLE
+from optuna_aelle.decisions.verdict import Verdict
+from optuna_aelle.prediction.curves import is_lesson
+from optuna_aelle.prediction.forecast import Forecast
+from optuna_aelle.prediction.forecast import Skill
+from optuna_aelle.prediction.process import Field
+from optuna_aelle.prediction.values import fit_values
+
+# In standings: half the spread of all that could be trained.
+_MARGIN = 0.5
+_GROWTH = 3
+_LEAST_LESSONS = 2
+
+
+@dataclass(frozen=True)
+class Rivalry:
+    """What came of a comparison.
+
+    Attributes:
+        verdict: Why the trial is stopped; None where it goes on.
+        forecast: What is expected of it; None where it was not asked, between two moments.
+    """
+
+    verdict: Verdict | None = None
+    forecast: Forecast | None = None
+
+
+def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
+    """Compare a trial with the candidates of the study; None where no sampler has left any."""
+    reservoir = reservoir_of(study)
+    if reservoir is None:
+        return None
+    n_reports = len(trial.intermediate_values)
+    if not _is_moment(n_reports):
+        return Rivalry()
+    with reservoir.lock:
+        if not reservoir.candidates:
+            return None
+        trials = started_trials(study)
+        own = next((i for i, t in enumerate(trials) if t.number == trial.number), None)
+        if own is None:
+            return Rivalry()
+        field = reservoir.field(trials)
+    rival = best_untried(field, len(trials))
+    forecast = _forecast(study, trials, own, field, rival)
+    if field.mean[own] + _MARGIN >= rival:
+        return Rivalry(None, forecast)
+    step = trial.last_step
+    assert step is not None
+    value = trial.intermediate_values[step]
+    return Rivalry(
+        Verdict(
+            AELLE,
+            step,
+            value if math.isfinite(value) else None,
+            forecast=forecast,
+            rival=rival,
+        ),
+        forecast,
+    )
+
+
+def _forecast(
+    study: Study, trials: list[FrozenTrial], own: int, field: Field, rival: float
+) -> Forecast:
+    """The record of what is expected of one trial of a field."""
+    trial = trials[own]
+    assert trial.last_step is not None
+    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    mean, std = float(field.mean[own]), float(field.std[own])
+    lessons = [i for i, t in enumerate(trials) if is_lesson(t)]
+    last = trial.intermediate_values[trial.last_step]
+    value, value_std, bar = (last if math.isfinite(last) else 0.0), 0.0, 0.0
+    if sum(trials[i].state == TrialState.COMPLETE for i in lessons) >= _LEAST_LESSONS:
+        values = fit_values([trials[i] for i in lessons], field.mean[lessons], sign)
+        means, stds = values.distribution(np.array([mean]), np.array([std]))
+        value, value_std, bar = float(means[0]), float(stds[0]), float(values.value(rival))
+    return Forecast(
+        step=trial.last_step,
+        standing=mean,
+        standing_std=std,
+        value=value,
+        value_std=value_std,
+        bar=rival,
+        bar_value=bar,
+        share=None,
+        chance=float(norm.sf((rival - mean) / std)),
+        skill=Skill(0.0, 0.0, 0.0),
+        spoke=(),
+    )
+
+
+def _is_moment(n_reports: int) -> bool:
+    """1, 3, 9, 27, ... reports."""
+    while n_reports > 1 and n_reports % _GROWTH == 0:
+        n_reports //= _GROWTH
+    return n_reports == 1
