@@ -25,8 +25,8 @@ from optuna_aelle.backtest.promotion import Promotion
 from optuna_aelle.backtest.race import ArmFactory
 from optuna_aelle.backtest.race import NativeArm
 from optuna_aelle.backtest.replay import PrunerFactory
+from optuna_aelle.decisions.moments import report_spacing
 from optuna_aelle.decisions.pruner import AeLLEPruner
-from optuna_aelle.decisions.pruner import report_spacing
 from optuna_aelle.decisions.sampler import AeLLESampler
 from optuna_aelle.trials.table import RecordedTrials
 

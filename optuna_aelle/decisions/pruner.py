@@ -35,6 +35,9 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.moments import is_rung
+from optuna_aelle.decisions.moments import only_failures_before
+from optuna_aelle.decisions.moments import report_spacing
 from optuna_aelle.decisions.rivalry import Rivalry
 from optuna_aelle.decisions.rivalry import judge
 from optuna_aelle.decisions.speech import SpeechRecord
@@ -75,8 +78,6 @@ _SCREENING_SHARE = 0.2
 _RUNG_FLOOR = 1.0 / 3.0
 # η of the default halving: the least regret of those that halve from the first report on.
 _REDUCTION_FACTOR = 2
-# Before so many reports, halving decides as well as any prediction.
-_FIRST_RUNG = 4
 # Two lessons more than a fit needs: leave-one-out predictions are to say something.
 _LEAST_LESSONS = MIN_LESSONS + 2
 # What took less than this, in seconds, was no fit.
@@ -182,13 +183,14 @@ class AeLLEPruner(BasePruner):
             # what was expected of it.
             self._write(study, trial, user={DECISION_KEY: None, PREDICTED_FINAL_KEY: None})
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
-        verdict: Verdict | None
+        halved = self._wrapped_prunes(study, trial)
         rivalry = None
         if self._wrapped_pruner is None and "curve" in self._features:
-            rivalry = self._rivalry(study, trial, stored)
+            rivalry = self._rivalry(study, trial, stored, halved)
+        verdict: Verdict | None
         if rivalry is not None:
             verdict = rivalry.verdict
-        elif self._wrapped_prunes(study, trial):
+        elif halved:
             verdict = self._verdict_of_wrapped(study, trial)
         else:
             verdict = self._verdict_of_forecast(study, trial, stored)
@@ -202,11 +204,13 @@ class AeLLEPruner(BasePruner):
         )
         return True
 
-    def _rivalry(self, study: Study, trial: FrozenTrial, stored: FrozenTrial) -> Rivalry | None:
+    def _rivalry(
+        self, study: Study, trial: FrozenTrial, stored: FrozenTrial, halved: bool
+    ) -> Rivalry | None:
         """What the candidates of the study's sampler say; None where it has none."""
         started = time.perf_counter()
         try:
-            rivalry = judge(study, trial)
+            rivalry = judge(study, trial, halved)
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(
                 "rivalry failed",
@@ -261,7 +265,7 @@ class AeLLEPruner(BasePruner):
     def _must_keep(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether nothing but failures came before, or nobody can tell."""
         try:
-            return _only_failures_before(study, trial)
+            return only_failures_before(study, trial)
         except Exception as error:  # a storage hiccup
             warn_once(
                 "trials unreadable",
@@ -348,7 +352,7 @@ class AeLLEPruner(BasePruner):
             return self.asks_before_training and untrained
         if step < self._n_warmup_steps or not math.isfinite(trial.intermediate_values[step]):
             return False
-        return _is_rung(len(trial.intermediate_values))
+        return is_rung(len(trial.intermediate_values))
 
     def _in_rung_floor(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial stands in the top third of all that have reported as often."""
@@ -387,33 +391,5 @@ class AeLLEPruner(BasePruner):
             )
 
 
-def report_spacing(trials: Sequence[FrozenTrial]) -> int:
-    """Steps from one report to the next, as the first trial with two reports has them; 1 at least.
-
-    Before there is one: the first step that was reported.
-    """
-    for trial in trials:
-        if len(trial.intermediate_values) > 1:
-            first, second = sorted(trial.intermediate_values)[:2]
-            return second - first
-    return max([1, *(min(t.intermediate_values) for t in trials if t.intermediate_values)])
-
-
 def _step(trial: FrozenTrial) -> int:
     return UNTRAINED_STEP if trial.last_step is None else trial.last_step
-
-
-def _only_failures_before(study: Study, trial: FrozenTrial) -> bool:
-    """What failed trials had reported is no bar for the first one that may succeed."""
-    return all(
-        other.state in (TrialState.FAIL, TrialState.WAITING) or other.number == trial.number
-        for other in every_trial(study)
-    )
-
-
-def _is_rung(n_reports: int) -> bool:
-    """4, 6, 8, 12, 16, 24, 32, ... reports: often enough to save, rare enough to cost little."""
-    if n_reports < _FIRST_RUNG:
-        return False
-    power = 1 << (n_reports.bit_length() - 1)
-    return n_reports in (power, power + power // 2)

@@ -17,6 +17,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.study import StudyDirection
@@ -68,20 +69,27 @@ class Reservoir:
     Attributes:
         prior: As given.
         lock: Whoever changes the candidates holds it.
-        was_filled: Whether it has had its first candidates.
     """
 
     def __init__(self, sign: float, prior: Prior, knobs: Mapping[str, str] | None = None) -> None:
         self.prior = prior
         self.lock = threading.RLock()
-        self.was_filled = False
         self._reader = Reader(sign, knobs)
         self._candidates: list[Candidate] = []
+        self._space: dict[str, BaseDistribution] = {}
 
     @property
     def candidates(self) -> Sequence[Candidate]:
         """Those that are left, in the order in which they came."""
         return self._candidates
+
+    def keep_within(self, space: Mapping[str, BaseDistribution]) -> None:
+        """Forget what cannot be suggested any more, where the search space has changed."""
+        if space != self._space:
+            outside = [c.trial for c in self._candidates if not _is_within(c.params, space)]
+            self._candidates = [c for c in self._candidates if _is_within(c.params, space)]
+            self._reader.forget(outside)
+            self._space = dict(space)
 
     def add(self, candidate: Candidate) -> None:
         """One more; of too many the oldest is forgotten."""
@@ -141,6 +149,13 @@ def best_untried(field: Field, n_started: int) -> float:
 def key_of(params: Mapping[str, Any]) -> str:
     """The same for equal configurations."""
     return json.dumps(params, sort_keys=True, default=repr)
+
+
+def _is_within(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> bool:
+    return params.keys() == space.keys() and all(
+        distribution._contains(distribution.to_internal_repr(params[name]))
+        for name, distribution in space.items()
+    )
 
 
 def _told(trial: FrozenTrial) -> bool:

@@ -30,8 +30,9 @@ from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.process import Field
 from optuna_aelle.prediction.values import fit_values
 
-# In standings: half the spread of all that could be trained.
-_MARGIN = 0.5
+# In standings, of which the spread of all that could be trained is 1.
+_MARGIN = 1.0
+_MARGIN_HALVED = 0.0
 _GROWTH = 3
 _LEAST_LESSONS = 2
 
@@ -49,13 +50,19 @@ class Rivalry:
     forecast: Forecast | None = None
 
 
-def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
-    """Compare a trial with the candidates of the study; None where no sampler has left any."""
+def judge(study: Study, trial: FrozenTrial, halved: bool) -> Rivalry | None:
+    """Compare a trial with the candidates of the study; None where no sampler has left any.
+
+    Args:
+        study: The study.
+        trial: A running one that has just reported.
+        halved: Whether successive halving would stop it.
+    """
     reservoir = reservoir_of(study)
     if reservoir is None:
         return None
     n_reports = len(trial.intermediate_values)
-    if not _is_moment(n_reports):
+    if not halved and not _is_moment(n_reports):
         return Rivalry()
     with reservoir.lock:
         if not reservoir.candidates:
@@ -67,7 +74,8 @@ def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
         field = reservoir.field(trials)
     rival = best_untried(field, len(trials))
     forecast = _forecast(study, trials, own, field, rival)
-    if field.mean[own] + _MARGIN >= rival:
+    margin = _MARGIN_HALVED if halved else _MARGIN
+    if field.mean[own] + margin >= rival:
         return Rivalry(None, forecast)
     step = trial.last_step
     assert step is not None

@@ -225,8 +225,8 @@ class AeLLESampler(WrappingSampler):
         """Fill the reservoir, or bring some fresh ones: the base sampler may have learned."""
         ran = [t for t in trials if t.number != trial.number and t.params]
         branches = Branches(ran) if ran else None
-        n_wanted = _N_FRESH if reservoir.was_filled else self._n_candidates
-        reservoir.was_filled = True
+        reservoir.keep_within(space)
+        n_wanted = _N_FRESH if reservoir.candidates else self._n_candidates
         known = {key_of(t.params) for t in (*ran, *(c.trial for c in reservoir.candidates))}
         for _ in range(n_wanted):
             draw = _Draw(self._base, study, trial, space)

@@ -22,7 +22,7 @@ def falling(params: dict[str, object]) -> np.ndarray:
 
 def over_tpe() -> BaseSampler:
     base = TPESampler(n_startup_trials=0, multivariate=True, constant_liar=False)
-    return AeLLESampler(falling, base, n_candidates=3, n_startup_trials=4)
+    return AeLLESampler(falling, base, n_candidates=3)
 
 
 class TestAeLLESampler(
@@ -36,4 +36,4 @@ class TestAeLLESampler(
 class TestAeLLESamplerOverRandom(BasicSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: AeLLESampler(falling, RandomSampler(), n_candidates=3, n_startup_trials=4)
+        return lambda: AeLLESampler(falling, RandomSampler(), n_candidates=3)

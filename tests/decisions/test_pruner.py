@@ -22,7 +22,7 @@ from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLEWarning
 from optuna_aelle import report_network
 from optuna_aelle import report_spectrum
-from optuna_aelle.decisions.pruner import _is_rung
+from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.speech import SpeechRecord
 from optuna_aelle.decisions.speech import predictor_status
 from optuna_aelle.decisions.verdict import AELLE
@@ -306,7 +306,7 @@ def test_warmup_keeps_predictions_back() -> None:
 
 
 def test_schedules() -> None:
-    assert [n for n in range(1, 40) if _is_rung(n)] == [4, 6, 8, 12, 16, 24, 32]
+    assert [n for n in range(1, 40) if is_rung(n)] == [4, 6, 8, 12, 16, 24, 32]
     assert [_scheduled(n, 12) for n in (11, 12, 17, 18, 26, 27, 41)] == [0, 12, 12, 18, 18, 27, 41]
 
 
@@ -328,7 +328,7 @@ def test_what_cannot_be_read_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def hiccup(*_: Any) -> bool:
         raise optuna.exceptions.StorageInternalError("database is locked")
 
-    monkeypatch.setattr("optuna_aelle.decisions.pruner._only_failures_before", hiccup)
+    monkeypatch.setattr("optuna_aelle.decisions.pruner.only_failures_before", hiccup)
     with pytest.warns(AeLLEWarning, match="could not be read .*locked.* it is kept"):
         run_synthetic(study, 20)
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials[10:])

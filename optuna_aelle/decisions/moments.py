@@ -1,0 +1,42 @@
+"""When a pruner is to look at a trial, and whether there is anything to hold against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_aelle.trials.storage import every_trial
+
+# Before so many reports, halving decides as well as any prediction.
+_FIRST_RUNG = 4
+
+
+def report_spacing(trials: Sequence[FrozenTrial]) -> int:
+    """Steps from one report to the next, as the first trial with two reports has them; 1 at least.
+
+    Before there is one: the first step that was reported.
+    """
+    for trial in trials:
+        if len(trial.intermediate_values) > 1:
+            first, second = sorted(trial.intermediate_values)[:2]
+            return second - first
+    return max([1, *(min(t.intermediate_values) for t in trials if t.intermediate_values)])
+
+
+def only_failures_before(study: Study, trial: FrozenTrial) -> bool:
+    """What failed trials had reported is no bar for the first one that may succeed."""
+    return all(
+        other.state in (TrialState.FAIL, TrialState.WAITING) or other.number == trial.number
+        for other in every_trial(study)
+    )
+
+
+def is_rung(n_reports: int) -> bool:
+    """4, 6, 8, 12, 16, 24, 32, ... reports: often enough to save, rare enough to cost little."""
+    if n_reports < _FIRST_RUNG:
+        return False
+    power = 1 << (n_reports.bit_length() - 1)
+    return n_reports in (power, power + power // 2)

@@ -1,0 +1,140 @@
+"""A running trial goes on unless something that could start is expected to end better."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+
+from optuna_aelle import AeLLEPruner
+from optuna_aelle import AeLLESampler
+from optuna_aelle import AeLLEWarning
+from optuna_aelle.decisions.rivalry import _is_moment
+from optuna_aelle.decisions.verdict import AELLE
+from optuna_aelle.decisions.verdict import DECISION_KEY
+from optuna_aelle.decisions.verdict import decode_verdict
+from optuna_aelle.prediction.forecast import decode_forecasts
+
+
+def train(trial: optuna.Trial, *, n_steps: int = 27, worst: float = math.nan) -> float:
+    """Losses fall the faster the nearer the rate is to 1e-3; ``width`` counts, too."""
+    rate = math.log10(trial.suggest_float("lr", 1e-5, 1e-1, log=True))
+    badness = abs(rate + 3.0) / 4.0 + abs(trial.suggest_float("width", 0.0, 1.0) - 0.7)
+    value = 1.0
+    for step in range(n_steps):
+        value = badness + (1.5 - badness) * math.exp(-step / 4.0)
+        trial.report(worst if badness > 1.0 and step > 2 else value, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return value
+
+
+def search(
+    sampler: Any = None, pruner: Any = None, n: int = 30, objective: Any = train, **options: Any
+) -> optuna.Study:
+    study = optuna.create_study(
+        sampler=sampler or AeLLESampler(None, RandomSampler(seed=0)),
+        pruner=pruner or AeLLEPruner(),
+        **options,
+    )
+    study.optimize(objective, n_trials=n)
+    return study
+
+
+def test_moments() -> None:
+    assert [n for n in range(100) if _is_moment(n)] == [1, 3, 9, 27, 81]
+
+
+def test_it_finds_a_good_one_for_less() -> None:
+    ours = search()
+    epochs = sum(len(t.intermediate_values) for t in ours.trials)
+    pruned = [t for t in ours.trials if t.state == TrialState.PRUNED]
+    assert len(pruned) > 10
+    assert epochs < 0.6 * 27 * len(ours.trials)
+    random = search(RandomSampler(seed=0), optuna.pruners.NopPruner())
+    n = epochs // 27
+    assert ours.best_value <= min(t.value for t in random.trials[:n])
+
+
+def test_every_stop_says_what_is_to_start_instead() -> None:
+    study = search()
+    for trial in study.trials:
+        if trial.state != TrialState.PRUNED:
+            continue
+        verdict = decode_verdict(trial)
+        assert verdict is not None
+        assert verdict.by == AELLE
+        assert verdict.rival is not None
+        assert _is_moment(len(trial.intermediate_values))
+        forecast = decode_forecasts(trial)[verdict.step]
+        assert verdict.rival > forecast.standing
+        sentence = trial.user_attrs[DECISION_KEY]
+        assert "expects it to end ahead of" in sentence
+        assert "which starts instead" in sentence
+        assert math.isfinite(trial.user_attrs["aelle:predicted_final"])
+
+
+def test_forecasts_agree_with_where_trials_end() -> None:
+    study = search(n=40)
+    ended = [t for t in study.trials[10:] if t.state == TrialState.COMPLETE]
+    expected = [decode_forecasts(t)[8].value for t in ended if 8 in decode_forecasts(t)]
+    truth = [t.value for t in ended if 8 in decode_forecasts(t)]
+    assert len(truth) > 4
+    assert np.median(np.abs(np.array(expected) - truth)) < 0.2
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_both_directions_stop_the_same(direction: str) -> None:
+    sign = 1.0 if direction == "minimize" else -1.0
+
+    def objective(trial: optuna.Trial) -> float:
+        badness = abs(trial.suggest_float("width", 0.0, 1.0) - 0.7)
+        for step in range(9):
+            trial.report(sign * (badness + 1.0 / (step + 1)), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return sign * badness
+
+    study = search(objective=objective, direction=direction)
+    lengths = [len(t.intermediate_values) for t in study.trials]
+    other = search(objective=objective, direction=direction)
+    assert lengths == [len(t.intermediate_values) for t in other.trials]
+    assert abs(study.best_trial.params["width"] - 0.7) < 0.1
+
+
+def test_values_that_are_not_finite_are_no_reason_to_raise() -> None:
+    for worst in (math.nan, math.inf):
+        study = search(objective=lambda t, worst=worst: train(t, worst=worst), n=20)
+        assert len(study.trials) == 20
+
+
+def test_who_has_wrapped_a_pruner_is_obeyed() -> None:
+    study = search(pruner=AeLLEPruner(optuna.pruners.NopPruner()), n=8)
+    assert all(t.state == TrialState.COMPLETE for t in study.trials)
+
+
+def test_a_failure_costs_one_warning_and_halving_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no field")
+
+    monkeypatch.setattr("optuna_aelle.decisions.pruner.judge", fail)
+    with pytest.warns(AeLLEWarning, match="no field.*SuccessiveHalvingPruner decides") as caught:
+        study = search(n=15)
+    assert len([w for w in caught if "no field" in str(w.message)]) == 1
+    assert any(t.state == TrialState.PRUNED for t in study.trials)
+
+
+def test_parallel_trials() -> None:
+    study = optuna.create_study(sampler=AeLLESampler(None, seed=0), pruner=AeLLEPruner())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AeLLEWarning)
+        study.optimize(train, n_trials=24, n_jobs=4)
+    assert len(study.trials) == 24
