@@ -1,7 +1,7 @@
 """The pruner: a predictor that must earn its say, and successive halving until then.
 
-Beside an `AeLLESampler`, whose candidates it shares, it asks at few moments whether the best of
-those would end better than the running trial, and by a margin (`optuna_aelle.decisions.rivalry`).
+Beside an `AeLLESampler`, whose candidates it shares, successive halving only proposes: a trial is
+stopped if the best of those is expected to end as well (`optuna_aelle.decisions.rivalry`).
 
 Alone, each trial may be stopped in three ways.
 
@@ -38,6 +38,7 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.moments import only_failures_before
 from optuna_aelle.decisions.moments import report_spacing
+from optuna_aelle.decisions.reservoir import has_candidates
 from optuna_aelle.decisions.rivalry import Rivalry
 from optuna_aelle.decisions.rivalry import judge
 from optuna_aelle.decisions.speech import SpeechRecord
@@ -184,15 +185,14 @@ class AeLLEPruner(BasePruner):
             self._write(study, trial, user={DECISION_KEY: None, PREDICTED_FINAL_KEY: None})
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
         halved = self._wrapped_prunes(study, trial)
-        rivalry = None
-        if self._wrapped_pruner is None and "curve" in self._features:
-            rivalry = self._rivalry(study, trial, stored, halved)
-        verdict: Verdict | None
+        verdict: Verdict | None = None
+        beside = self._wrapped_pruner is None and has_candidates(study)
+        rivalry = self._rivalry(study, trial, stored) if halved and beside else None
         if rivalry is not None:
             verdict = rivalry.verdict
         elif halved:
             verdict = self._verdict_of_wrapped(study, trial)
-        else:
+        elif not beside:
             verdict = self._verdict_of_forecast(study, trial, stored)
         if verdict is None or self._is_calibration(trial) or self._must_keep(study, trial):
             return False
@@ -204,13 +204,11 @@ class AeLLEPruner(BasePruner):
         )
         return True
 
-    def _rivalry(
-        self, study: Study, trial: FrozenTrial, stored: FrozenTrial, halved: bool
-    ) -> Rivalry | None:
+    def _rivalry(self, study: Study, trial: FrozenTrial, stored: FrozenTrial) -> Rivalry | None:
         """What the candidates of the study's sampler say; None where it has none."""
         started = time.perf_counter()
         try:
-            rivalry = judge(study, trial, halved)
+            rivalry = judge(study, trial)
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(
                 "rivalry failed",
@@ -219,7 +217,7 @@ class AeLLEPruner(BasePruner):
                 error,
             )
             return None
-        if rivalry is not None and rivalry.forecast is not None:
+        if rivalry is not None:
             seconds = fit_seconds(stored) + time.perf_counter() - started
             self._write(
                 study,

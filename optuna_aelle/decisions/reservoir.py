@@ -121,6 +121,12 @@ def reservoir_of(study: Study) -> Reservoir | None:
         return _reservoirs.get(storage, {}).get(study_id)
 
 
+def has_candidates(study: Study) -> bool:
+    """Whether a sampler of this process remembers what else the study could start."""
+    reservoir = reservoir_of(study)
+    return reservoir is not None and bool(reservoir.candidates)
+
+
 def make_reservoir(
     study: Study, prior: Prior, knobs: Mapping[str, str] | None = None
 ) -> Reservoir:

@@ -1,10 +1,11 @@
-"""Shall a running trial go on, or the best candidate start in its place?
+"""Where halving would stop a trial: does something else promise more?
 
-After 1, 3, 9, 27 ... reports the trial is compared with what the study could start instead. It is
-stopped if that is expected to end better by a margin: what has been trained is a head start, and
-forecasts are uncertain.
+Successive halving stops half of all trials at each rung, however good they are: of a search that
+starts its best candidates first, it stops good ones for worse. So halving only proposes. The trial
+is stopped if what could start in its place, the best candidate that the sampler remembers, is
+expected to end at least as well; else it goes on.
 
-The margin and the moments were settled on the development tables (`benchmarks/NOTES.md`).
+`benchmarks/NOTES.md` says what else was tried.
 """
 
 from __future__ import annotations
@@ -30,10 +31,7 @@ from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.process import Field
 from optuna_aelle.prediction.values import fit_values
 
-# In standings, of which the spread of all that could be trained is 1.
-_MARGIN = 1.0
-_MARGIN_HALVED = 0.0
-_GROWTH = 3
+# Finished trials without which standings have no values.
 _LEAST_LESSONS = 2
 
 
@@ -43,42 +41,32 @@ class Rivalry:
 
     Attributes:
         verdict: Why the trial is stopped; None where it goes on.
-        forecast: What is expected of it; None where it was not asked, between two moments.
+        forecast: What is expected of it.
     """
 
-    verdict: Verdict | None = None
-    forecast: Forecast | None = None
+    verdict: Verdict | None
+    forecast: Forecast
 
 
-def judge(study: Study, trial: FrozenTrial, halved: bool) -> Rivalry | None:
-    """Compare a trial with the candidates of the study; None where no sampler has left any.
-
-    Args:
-        study: The study.
-        trial: A running one that has just reported.
-        halved: Whether successive halving would stop it.
-    """
+def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
+    """Compare a trial with the candidates of the study; None where no sampler has left any."""
     reservoir = reservoir_of(study)
     if reservoir is None:
         return None
-    n_reports = len(trial.intermediate_values)
-    if not halved and not _is_moment(n_reports):
-        return Rivalry()
     with reservoir.lock:
         if not reservoir.candidates:
             return None
         trials = started_trials(study)
         own = next((i for i, t in enumerate(trials) if t.number == trial.number), None)
-        if own is None:
-            return Rivalry()
+        if own is None or trial.last_step is None:
+            return None
         field = reservoir.field(trials)
     rival = best_untried(field, len(trials))
     forecast = _forecast(study, trials, own, field, rival)
-    margin = _MARGIN_HALVED if halved else _MARGIN
-    if field.mean[own] + margin >= rival:
+    # What is not finite leads nowhere.
+    if field.mean[own] > rival and math.isfinite(trial.intermediate_values[trial.last_step]):
         return Rivalry(None, forecast)
     step = trial.last_step
-    assert step is not None
     value = trial.intermediate_values[step]
     return Rivalry(
         Verdict(
@@ -120,10 +108,3 @@ def _forecast(
         skill=Skill(0.0, 0.0, 0.0),
         spoke=(),
     )
-
-
-def _is_moment(n_reports: int) -> bool:
-    """1, 3, 9, 27, ... reports."""
-    while n_reports > 1 and n_reports % _GROWTH == 0:
-        n_reports //= _GROWTH
-    return n_reports == 1

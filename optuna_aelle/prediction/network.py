@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from optuna_aelle.prediction.knobs import NUMBERS
 from optuna_aelle.prediction.traits import COLUMNS
 from optuna_aelle.prediction.traits import FINGERPRINTS
 from optuna_aelle.prediction.traits import N_COLUMNS
@@ -31,6 +32,9 @@ BoolArray = npt.NDArray[np.bool_]
 PLAIN = np.setdiff1d(np.arange(N_COLUMNS), np.concatenate([np.r_[s] for s in FINGERPRINTS]))
 # Standardised columns further out are all alike: other studies' ranges may be far from ours.
 _FAR = 4.0
+_NUMBERS = slice(COLUMNS["knobs"].start, COLUMNS["knobs"].start + len(NUMBERS))
+# Where nobody has been, nothing is better than at the edge: the worse, the further.
+_BEYOND = 0.5
 # Logarithms of the spread of a standing, which is about 1 where nothing is known.
 LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD = -3.0, 1.0
 
@@ -44,6 +48,8 @@ class StandingNetwork:
         center: ``(N_COLUMNS,)``.
         scale: ``(N_COLUMNS,)``.
         optional: ``(N_COLUMNS,)`` whether a column may be missing; it is then told that it is.
+        reach: ``(2, len(NUMBERS))`` the least and the largest that any study had of each knob that
+            is a number, scaled.
         stretch: ``(2,)`` factors of the spread, of untrained networks and of those in training, by
             which intervals hold on tasks that were left out.
     """
@@ -52,6 +58,7 @@ class StandingNetwork:
     center: FloatArray
     scale: FloatArray
     optional: BoolArray
+    reach: FloatArray
     stretch: FloatArray
 
     def predict(self, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -71,7 +78,8 @@ class StandingNetwork:
         spreads = np.exp(np.clip(out[..., 1], LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD))
         std = np.sqrt((spreads**2).mean(axis=0) + means.var(axis=0))
         in_training = ~np.isnan(columns[:, COLUMNS["curve"].start])
-        return means.mean(axis=0), std * self.stretch[in_training.astype(np.intp)]
+        mean = means.mean(axis=0) - _BEYOND * self._beyond(columns)
+        return mean, std * self.stretch[in_training.astype(np.intp)]
 
     def latents(self, columns: FloatArray) -> SingleArray:
         """Latents of the untrained and the latest fingerprints, ``(2, M, n, d)``."""
@@ -81,11 +89,18 @@ class StandingNetwork:
         """Both fingerprints ``(n, k)``, and all other columns with what is missing ``(n, _)``."""
         missing = np.isnan(columns)
         scaled = np.clip((columns - self.center) / self.scale, -_FAR, _FAR)
+        scaled[:, _NUMBERS] = np.clip(scaled[:, _NUMBERS], *self.reach)
         # Single precision, as the weights are: the differences lie far below the spread.
         x: SingleArray = np.where(missing, 0.0, scaled).astype(np.float32)
         told = missing[:, self.optional].astype(np.float32)
         plain: SingleArray = np.concatenate([x[:, PLAIN], told], axis=1)
         return [x[:, s] for s in FINGERPRINTS], plain
+
+    def _beyond(self, columns: FloatArray) -> FloatArray:
+        """How far the knobs lie beyond what any study had, ``(n,)``."""
+        scaled = (columns[:, _NUMBERS] - self.center[_NUMBERS]) / self.scale[_NUMBERS]
+        distances = np.maximum(self.reach[0] - scaled, scaled - self.reach[1])
+        return np.asarray(np.maximum(np.nan_to_num(distances), 0.0).sum(axis=1))
 
     def _encode(self, x: SingleArray) -> SingleArray:
         w = self.weights

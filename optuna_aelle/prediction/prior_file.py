@@ -21,7 +21,7 @@ KIND = "optuna-aelle prior"
 FORMAT_VERSION = 1
 
 _PAST = ("spectra", "residuals", "doubts")
-_SCALES = ("center", "scale", "optional", "stretch")
+_SCALES = ("center", "scale", "optional", "reach", "stretch")
 
 
 def write_prior(prior: Prior, path: str | os.PathLike[str]) -> None:

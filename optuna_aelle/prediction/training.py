@@ -14,6 +14,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from optuna_aelle.prediction.curves import is_lesson
 from optuna_aelle.prediction.curves import reports
 from optuna_aelle.prediction.curves import standings
 from optuna_aelle.prediction.forecast import CENTRAL_80
+from optuna_aelle.prediction.knobs import NUMBERS
 from optuna_aelle.prediction.network import LARGEST_LOG_SPREAD
 from optuna_aelle.prediction.network import LEAST_LOG_SPREAD
 from optuna_aelle.prediction.network import PLAIN
@@ -146,8 +148,8 @@ def train_network(
     if folds > 1:
         order = np.random.default_rng(settings.seed).permutation(len(names))
         distances: list[list[FloatArray]] = [[], []]
-        small = Settings(
-            **{**vars(settings), "members": min(2, settings.members), "steps": settings.steps // 2}
+        small = replace(
+            settings, members=min(2, settings.members), steps=max(settings.steps // 2, 2)
         )
         for fold in range(folds):
             held_out = {names[i] for i in order[fold::folds]}
@@ -165,9 +167,7 @@ def train_network(
                 stretch[phase] = np.quantile(joined, 0.8) / CENTRAL_80
     every = [x for name in names for x in lessons[name]]
     network = _train(every, settings, progress)
-    return StandingNetwork(
-        network.weights, network.center, network.scale, network.optional, stretch
-    )
+    return replace(network, stretch=stretch)
 
 
 def _train(
@@ -184,11 +184,16 @@ def _train(
     optional = ~known.all(axis=0)
     # What no study lacks is left out at random all the same: of each group one mark tells.
     optional[[group.start for group in COLUMNS.values()]] = True
+    center = center.astype(np.float64)
+    scale = np.where(spread > 1e-6, spread, 1.0).astype(np.float64)
+    numbers = slice(COLUMNS["knobs"].start, COLUMNS["knobs"].start + len(NUMBERS))
+    there = np.where(known[:, numbers], (columns - center)[:, numbers] / scale[numbers], 0.0)
     network = StandingNetwork(
         weights={},
-        center=center.astype(np.float64),
-        scale=np.where(spread > 1e-6, spread, 1.0).astype(np.float64),
+        center=center,
+        scale=scale,
         optional=optional,
+        reach=np.stack([there.min(axis=0), there.max(axis=0)]),
         stretch=np.ones(2),
     )
     y = torch.tensor(np.concatenate([x.standings for x in lessons]), dtype=torch.float32)
@@ -233,9 +238,7 @@ def _train(
         for name, value in parameters.items()
         if not name.startswith("decode")
     }
-    return StandingNetwork(
-        trained, network.center, network.scale, network.optional, network.stretch
-    )
+    return replace(network, weights=trained)
 
 
 class _Rows:

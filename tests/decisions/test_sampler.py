@@ -77,7 +77,7 @@ def test_the_first_trial_is_chosen_only_where_the_space_is_known() -> None:
         study = optuna.create_study(sampler=AeLLESampler(space=space, seed=seed))
         study.optimize(by_rate, n_trials=1)
         firsts.append(study.trials[0].value)
-    # Of five decades the prior knows the good one from other tasks; chance is 1.25.
+    # Of five decades the prior knows the good one from other tasks; chance is 1.45.
     assert np.mean(firsts) < 0.9
 
 
@@ -123,13 +123,13 @@ def test_a_small_space_is_not_searched_twice_while_something_is_left() -> None:
 
 
 def by_rate(trial: optuna.Trial) -> float:
-    return abs(float(np.log10(trial.suggest_float("lr", 1e-5, 1.0, log=True))) + 2.5)
+    return abs(float(np.log10(trial.suggest_float("lr", 1e-5, 1.0, log=True))) + 1.5)
 
 
 def test_parameters_alone_are_enough() -> None:
     study = optuna.create_study(sampler=AeLLESampler(None, RandomSampler(seed=1)))
     study.optimize(by_rate, n_trials=12)
-    assert np.median([t.value for t in study.trials[6:]]) < 0.6
+    assert np.median([t.value for t in study.trials[6:]]) < 0.7
 
 
 def test_storage_looks_as_if_the_chosen_draw_had_been_the_only_one(tmp_path: Any) -> None:
@@ -314,7 +314,9 @@ def test_candidates_are_judged_by_the_parameters_that_their_trial_will_have() ->
     for params in judged:
         assert ("bias" in params) == (params["cell"] != "vanilla")
         layers = {name for name in params if name.startswith("dropout_")}
-        assert layers == {f"dropout_{i}" for i in range(params["n_layers"])}
+        # What no trial has had yet, nobody can know of.
+        seen = {name for trial in study.trials for name in trial.params}
+        assert layers == {f"dropout_{i}" for i in range(params["n_layers"])} & seen
 
 
 def test_a_spectrum_function_that_returns_none_is_told_once() -> None:

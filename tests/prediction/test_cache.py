@@ -49,23 +49,19 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_brackets_share_their_fits(fits: list[int]) -> None:
-    """Hyperband hands samplers the trials of one bracket at a time."""
-    study = optuna.create_study(
-        study_name="brackets",
-        sampler=AeLLESampler(spectrum_fn, seed=0),
-        pruner=optuna.pruners.HyperbandPruner(1, 9, 3),
-    )
-    study.optimize(train, n_trials=60)
-    assert fits == sorted(set(fits)) == [12, 18, 27, 41]
-
-
-def test_pruner_and_sampler_share_their_fits(fits: list[int]) -> None:
+def test_trials_share_their_fits(fits: list[int]) -> None:
     base = TPESampler(multivariate=True, constant_liar=False, seed=0)
-    study = optuna.create_study(sampler=AeLLESampler(spectrum_fn, base), pruner=AeLLEPruner())
+    study = optuna.create_study(sampler=base, pruner=AeLLEPruner())
     study.optimize(train, n_trials=45)
     assert fits == sorted(set(fits))
     assert fits[0] == 12
+
+
+def test_beside_our_sampler_nothing_is_fitted(fits: list[int]) -> None:
+    """What is expected of all trials comes from one forecast then."""
+    study = optuna.create_study(sampler=AeLLESampler(spectrum_fn, seed=0), pruner=AeLLEPruner())
+    study.optimize(train, n_trials=30)
+    assert fits == []
 
 
 def test_studies_are_kept_apart() -> None:
