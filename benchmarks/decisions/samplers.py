@@ -76,6 +76,7 @@ class UntriedSampler(WrappingSampler):
     ) -> dict[str, Any]:
         params = propose(self._base, study, trial, self._neighbors)
         left = [i for i in range(len(self._neighbors.recorded)) if i not in self._proposed]
-        index = self._neighbors.nearest(params, left)
+        everything = list(range(len(self._neighbors.recorded)))
+        index = self._neighbors.nearest(params, left or everything)
         self._proposed.add(index)
         return dict(self._neighbors.recorded[index].params)

@@ -153,6 +153,11 @@ class Pool:
         return self._steps + (self._seconds + pending) / self._step_seconds
 
     @property
+    def trained_seconds(self) -> float:
+        """What the trainings so far took when they were recorded."""
+        return self._steps * self._step_seconds
+
+    @property
     def left(self) -> list[int]:
         """The positions that have not been trained yet, in order."""
         return [position for position, n in enumerate(self._n_seen) if n == 0]

@@ -150,10 +150,18 @@ def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampl
         return proposals, proposals
     proposals, base = _over(pool, order, sampler.base)
     if isinstance(sampler, AeLLESampler):
+        spent = 0.0
 
         def spectrum(params: dict[str, Any]) -> FloatArray | None:
-            return pool.spectrum(proposals.find(params))
+            nonlocal spent
+            position = proposals.find(params)
+            payload = pool.payload(position)
+            spent += (payload or {}).get("seconds") or 0.0
+            return pool.spectrum(position)
+
+        def clock() -> tuple[float, float]:
+            return pool.trained_seconds, spent
 
         prior = pool.prior if isinstance(pool.prior, Prior) else None
-        return proposals, sampler.around(base, spectrum, prior)
+        return proposals, sampler.around(base, spectrum, prior, clock)
     return proposals, sampler.around(base)

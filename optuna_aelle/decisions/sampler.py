@@ -58,6 +58,8 @@ _N_FRESH = 2
 _FIRST_SPECTRA = 4
 
 SpectrumFunction = Callable[[dict[str, Any]], Any]
+# Seconds of trainings so far, and of candidates' spectra.
+Clock = Callable[[], tuple[float, float]]
 
 
 class AeLLESampler(WrappingSampler):
@@ -130,15 +132,21 @@ class AeLLESampler(WrappingSampler):
         self._spectrum_share = spectrum_share
         self.overhead_seconds = 0.0
         self._n_spectra, self._spectrum_seconds = 0, 0.0
+        self._clock: Clock | None = None
 
     def around(
         self,
         base: BaseSampler,
         spectrum_fn: SpectrumFunction | None = None,
         prior: Prior | None = None,
+        clock: Clock | None = None,
     ) -> AeLLESampler:
-        """The same sampler around another one, with what else is given in place of its own."""
+        """The same sampler around another one, with what else is given in place of its own.
+
+        Where trainings are recorded ones, ``clock`` tells how long they took.
+        """
         other = super().around(base)
+        other._clock = clock
         other._spectrum_fn = spectrum_fn or self._spectrum_fn
         other._prior = self._prior if prior is None else prior
         other.overhead_seconds = 0.0
@@ -244,15 +252,13 @@ class AeLLESampler(WrappingSampler):
         number: int,
     ) -> bool:
         """Compute spectra of the most promising as far as they may cost; whether there are any."""
-        trained = sum(
-            t.duration.total_seconds() - spectrum_seconds(t) for t in trials if t.duration
-        )
+        trained, spent = self._seconds(trials)
         told = refused = 0
         for position in np.argsort(-mean).tolist():
             candidate = reservoir.candidates[position]
             if candidate.asked:
                 continue
-            dear = self._spectrum_seconds >= self._spectrum_share * trained
+            dear = spent >= self._spectrum_share * trained
             if dear and self._n_spectra >= _FIRST_SPECTRA:
                 break
             candidate.asked = True
@@ -260,6 +266,7 @@ class AeLLESampler(WrappingSampler):
             spectrum = self._spectrum(dict(candidate.params), number)
             self._n_spectra += 1
             self._spectrum_seconds += time.perf_counter() - started
+            spent = self._seconds(trials)[1]
             if spectrum:
                 candidate.trial.system_attrs.update(spectrum)
             told += bool(spectrum)
@@ -272,6 +279,13 @@ class AeLLESampler(WrappingSampler):
                 "spectral_fingerprint(network, probe_inputs) gives.",
             )
         return told > 0
+
+    def _seconds(self, trials: Sequence[FrozenTrial]) -> tuple[float, float]:
+        """What trainings, and what spectra of candidates have taken so far."""
+        if self._clock is not None:
+            return self._clock()
+        trained = [t.duration.total_seconds() - spectrum_seconds(t) for t in trials if t.duration]
+        return sum(trained), self._spectrum_seconds
 
     def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:
         """The attribute of a candidate's spectrum; None where the user's function has none.
