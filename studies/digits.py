@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -32,6 +33,8 @@ class Digits(Task):
     direction = "maximize"
     n_inputs = 1
     n_outputs = 10
+    # The shipped prior has learned from these very digits, among others.
+    prior = str(Path(__file__).parent / "priors" / "without_digits.npz")
 
     def __init__(self) -> None:
         pixels, labels = _load()

@@ -54,6 +54,8 @@ class Task(ABC):
     n_inputs: int
     n_outputs: int
     probe_inputs: Tensor
+    # What other tasks have taught: `Prior.pretrained()`, or a file that leaves this task out.
+    prior: str = "pretrained"
 
     @abstractmethod
     def training_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -52,10 +52,13 @@ from benchmarks.race.arms import slow_arms
 from benchmarks.race.figure import draw_all
 from benchmarks.race.figure import summary_text
 from benchmarks.race.forest import load
+from benchmarks.race.priors import prior_without
+from benchmarks.race.priors import task_of
 from benchmarks.race.results import MEASURES
 from benchmarks.race.results import pack
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
+from optuna_aelle.backtest.arms import OURS
 from optuna_aelle.backtest.pool import Pool
 from optuna_aelle.backtest.race import race
 from optuna_aelle.backtest.race import run_arm
@@ -135,6 +138,8 @@ def _run(job: Job) -> pd.DataFrame:
     }
     frames = []
     arms = chosen(job.arms, all_arms(recorded)) | chosen(job.arms or (), slow_arms())
+    if OURS in arms:
+        settings["prior"] = prior_without(task_of(job.table))
     if arms:
         frames.append(race(recorded, arms, budget=TRAININGS[-1] * longest, **settings))
     planned = chosen(job.arms, planned_arms())

@@ -173,7 +173,7 @@ def is_judge(name: str) -> bool:
 
 def knows_other_tasks(name: str) -> bool:
     """Whether an arm has learned from other tasks' tables."""
-    return name in {**transfer_arms(""), **reference_arms("")}
+    return name in {**transfer_arms(""), **reference_arms(""), OURS: None}
 
 
 def needs_syne_tune(name: str) -> bool:
