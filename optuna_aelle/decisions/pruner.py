@@ -328,7 +328,9 @@ class AeLLEPruner(BasePruner):
         )
         if predictor is None:
             n = len(lessons_of(study))
-            self._speech.waits(study, n, self._n_startup_trials)
+            # Before anything has ended there may yet be candidates to compare with.
+            if n:
+                self._speech.waits(study, n, self._n_startup_trials)
             return None
         n_lessons = predictor.n_lessons(step)
         if n_lessons < _LEAST_LESSONS:
