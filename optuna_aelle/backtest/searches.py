@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import Trial
 from optuna.trial import TrialState
 
+from optuna_aelle._warnings import warn_once
 from optuna_aelle.backtest.pool import FloatArray
 from optuna_aelle.backtest.pool import Pool
 from optuna_aelle.backtest.pool import Ranking
@@ -163,5 +164,12 @@ def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampl
             return pool.trained_seconds, spent
 
         prior = pool.prior if isinstance(pool.prior, Prior) else None
+        if prior is None and pool.task in sampler.prior.tasks:
+            warn_once(
+                f"prior knows the task:{pool.task}",
+                f"The sampler's prior has learned from {pool.task!r}, the task of the table "
+                f"{pool.name!r}: it knows the answers. Pass race a prior that the table's own "
+                "task is left out of.",
+            )
         return proposals, sampler.around(base, spectrum, prior, clock)
     return proposals, sampler.around(base)

@@ -17,7 +17,6 @@ import numpy as np
 from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
-from optuna.trial import TrialState
 from scipy.stats import norm
 
 from optuna_aelle.decisions.reservoir import best_untried
@@ -30,9 +29,6 @@ from optuna_aelle.prediction.forecast import Forecast
 from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.process import Field
 from optuna_aelle.prediction.values import fit_values
-
-# Finished trials without which standings have no values.
-_LEAST_LESSONS = 2
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,13 @@ def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
             return None
         trials = started_trials(study)
         own = next((i for i, t in enumerate(trials) if t.number == trial.number), None)
-        if own is None or trial.last_step is None:
+        lessons = [i for i, t in enumerate(trials) if is_lesson(t)]
+        # Before anything has ended, a standing is no value that people could read.
+        if own is None or trial.last_step is None or not lessons:
             return None
         field = reservoir.field(trials)
     rival = best_untried(field, len(trials))
-    forecast = _forecast(study, trials, own, field, rival)
+    forecast = _forecast(study, trials, lessons, own, field, rival)
     # What is not finite leads nowhere.
     if field.mean[own] > rival and math.isfinite(trial.intermediate_values[trial.last_step]):
         return Rivalry(None, forecast)
@@ -81,28 +79,28 @@ def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
 
 
 def _forecast(
-    study: Study, trials: list[FrozenTrial], own: int, field: Field, rival: float
+    study: Study,
+    trials: list[FrozenTrial],
+    lessons: list[int],
+    own: int,
+    field: Field,
+    rival: float,
 ) -> Forecast:
     """The record of what is expected of one trial of a field."""
     trial = trials[own]
     assert trial.last_step is not None
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     mean, std = float(field.mean[own]), float(field.std[own])
-    lessons = [i for i, t in enumerate(trials) if is_lesson(t)]
-    last = trial.intermediate_values[trial.last_step]
-    value, value_std, bar = (last if math.isfinite(last) else 0.0), 0.0, 0.0
-    if sum(trials[i].state == TrialState.COMPLETE for i in lessons) >= _LEAST_LESSONS:
-        values = fit_values([trials[i] for i in lessons], field.mean[lessons], sign)
-        means, stds = values.distribution(np.array([mean]), np.array([std]))
-        value, value_std, bar = float(means[0]), float(stds[0]), float(values.value(rival))
+    values = fit_values([trials[i] for i in lessons], field.mean[lessons], sign)
+    means, stds = values.distribution(np.array([mean]), np.array([std]))
     return Forecast(
         step=trial.last_step,
         standing=mean,
         standing_std=std,
-        value=value,
-        value_std=value_std,
+        value=float(means[0]),
+        value_std=float(stds[0]),
         bar=rival,
-        bar_value=bar,
+        bar_value=float(values.value(rival)),
         share=None,
         chance=float(norm.sf((rival - mean) / std)),
         skill=Skill(0.0, 0.0, 0.0),

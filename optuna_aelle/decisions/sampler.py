@@ -134,6 +134,11 @@ class AeLLESampler(WrappingSampler):
         self._n_spectra, self._spectrum_seconds = 0, 0.0
         self._clock: Clock | None = None
 
+    @property
+    def prior(self) -> Prior:
+        """What it knows of other studies."""
+        return self._prior
+
     def around(
         self,
         base: BaseSampler,

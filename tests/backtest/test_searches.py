@@ -22,6 +22,7 @@ from optuna.trial import create_trial
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
+from optuna_aelle import Prior
 from optuna_aelle import RecordedTrials
 from optuna_aelle import race
 from optuna_aelle.backtest.judges import Oracle
@@ -164,6 +165,17 @@ def test_spectra_reach_our_sampler_and_pruner_and_are_charged() -> None:
     assert last.loc["ours", "n_started"] > last.loc["none", "n_started"]
     assert last.loc["ours", "overhead"] > 0.02 * last.loc["ours", "n_started"]
     assert last.loc["ours", "regret_final"] <= last.loc["none", "regret_final"]
+
+
+def test_a_sampler_whose_own_prior_knows_the_table_is_told_of() -> None:
+    table = made_table(60, spectrum_seconds=0.02)
+    known = Prior(tasks=["making"])
+    arms = {"ours": lambda: (AeLLESampler(None, prior=known), NopPruner())}
+    with pytest.warns(AeLLEWarning, match="has learned from 'making'.*it knows the answers"):
+        race(table, arms, budget=2 * N_STEPS, n_repeats=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AeLLEWarning)
+        race(table, arms, budget=2 * N_STEPS, n_repeats=1, prior=Prior(tasks=["others"]))
 
 
 def test_configurations_that_are_equal_are_told_apart() -> None:
