@@ -33,6 +33,8 @@ CALLS = [
     "regressor",
     "predictor",
     "study",
+    "search",
+    "prior",
     "replay",
     "callback",
     "plots",
@@ -180,9 +182,7 @@ def all_calls() -> dict[str, dict[str, list[Any]]]:
     study = optuna.create_study()
     study.add_trials(trials)
     rng = np.random.default_rng(0)
-    sampler = aelle.AeLLESampler(
-        lambda params: synthetic_spectrum(params["noise"], rng), n_startup_trials=8, seed=0
-    )
+    sampler = aelle.AeLLESampler(lambda params: synthetic_spectrum(params["noise"], rng), seed=0)
 
     def regressor() -> None:
         fitted = aelle.AeLLERegressor().fit(spectra, [trial.value for trial in trials])
@@ -202,6 +202,23 @@ def all_calls() -> dict[str, dict[str, list[Any]]]:
             keep = aelle.DashboardCallback(1, 0.0)
             own.optimize(lambda trial: 0.0, n_trials=3, callbacks=[keep])
 
+    def search() -> None:
+        def objective(trial: optuna.Trial) -> float:
+            noise = trial.suggest_float("noise", 0.0, 1.0)
+            for step in range(4):
+                trial.report(noise / (step + 1), step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+            return noise
+
+        own = optuna.create_study(pruner=aelle.AeLLEPruner(), sampler=sampler)
+        own.optimize(objective, n_trials=12)
+
+    def prior() -> None:
+        recorded = aelle.RecordedTrials.from_study(study)
+        learned = aelle.Prior.learn([recorded], base=aelle.Prior.pretrained())
+        learned.predict(trials, step=2)
+
     def replay() -> None:
         recorded = aelle.RecordedTrials.from_study(study)
         aelle.replay(recorded, {"AeLLE": lambda: aelle.AeLLEPruner()}, n_repeats=1)
@@ -214,6 +231,8 @@ def all_calls() -> dict[str, dict[str, list[Any]]]:
         "regressor": regressor,
         "predictor": predictor,
         "study": short_study,
+        "search": search,
+        "prior": prior,
         "replay": replay,
         "callback": lambda: short_study(callbacks=True),
         "plots": lambda: aelle.save_dashboard_plots(study),
