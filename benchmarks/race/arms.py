@@ -4,6 +4,7 @@
 - Peers that Optuna does not ship, one more entry in `peer_arms`.
 - Peers that are given the same past tables, one more in `transfer_arms`.
 - What a plain forest makes of that past, in `reference_arms`: who claims knowledge must beat it.
+- Ours with a part taken away, in `benchmarks.race.ablations`.
 - Arms that must know their budget, in `planned_arms`; tests of the judge, in `judge_arms`; what
   takes too long to run unasked, in `slow_arms`.
 """
@@ -16,6 +17,7 @@ from functools import partial
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
 
+from benchmarks.race.ablations import ablation_arms
 from benchmarks.race.dyhpo import AS_PUBLISHED
 from benchmarks.race.dyhpo import DyHPO
 from benchmarks.race.forest import Feature
@@ -59,6 +61,7 @@ def all_arms(recorded: RecordedTrials) -> dict[str, ArmFactory]:
         | peer_arms()
         | transfer_arms(task)
         | reference_arms(task)
+        | ablation_arms(task)
     )
 
 
@@ -173,7 +176,8 @@ def is_judge(name: str) -> bool:
 
 def knows_other_tasks(name: str) -> bool:
     """Whether an arm has learned from other tasks' tables."""
-    return name in {**transfer_arms(""), **reference_arms(""), OURS: None}
+    own = {OURS: None, **ablation_arms("")}
+    return name in {**transfer_arms(""), **reference_arms(""), **own}
 
 
 def needs_syne_tune(name: str) -> bool:

@@ -163,8 +163,11 @@ def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampl
         def clock() -> tuple[float, float]:
             return pool.trained_seconds, spent
 
-        prior = pool.prior if isinstance(pool.prior, Prior) else None
-        if prior is None and pool.task in sampler.prior.tasks:
+        prior = None
+        if isinstance(pool.prior, Prior) and sampler.prior is Prior.pretrained():
+            # Who brings a prior of its own keeps it.
+            prior = pool.prior
+        elif pool.task in sampler.prior.tasks:
             warn_once(
                 f"prior knows the task:{pool.task}",
                 f"The sampler's prior has learned from {pool.task!r}, the task of the table "

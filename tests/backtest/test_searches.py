@@ -173,9 +173,22 @@ def test_a_sampler_whose_own_prior_knows_the_table_is_told_of() -> None:
     arms = {"ours": lambda: (AeLLESampler(None, prior=known), NopPruner())}
     with pytest.warns(AeLLEWarning, match="has learned from 'making'.*it knows the answers"):
         race(table, arms, budget=2 * N_STEPS, n_repeats=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", AeLLEWarning)
-        race(table, arms, budget=2 * N_STEPS, n_repeats=1, prior=Prior(tasks=["others"]))
+    # A prior of the race replaces what was not chosen.
+    given = Prior(tasks=["others"])
+    chosen: list[Prior] = []
+
+    class Watched(AeLLESampler):
+        def around(self, *arguments: Any, **options: Any) -> AeLLESampler:
+            other = super().around(*arguments, **options)
+            chosen.append(other.prior)
+            return other
+
+    arms = {"default": lambda: (Watched(), NopPruner())}
+    race(table, arms, budget=2 * N_STEPS, n_repeats=1, prior=given)
+    arms = {"own": lambda: (Watched(prior=None), NopPruner())}
+    race(table, arms, budget=2 * N_STEPS, n_repeats=1, prior=given)
+    assert chosen[0] is given
+    assert chosen[1] is not given
 
 
 def test_configurations_that_are_equal_are_told_apart() -> None:
