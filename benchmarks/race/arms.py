@@ -165,6 +165,7 @@ HOUR = (
     *(f"forest on {name}, {how}" for name in KNOWN for how in ("SHA η=2", "ASHA η=3")),
     *(f"top {k} after {i}" for i, k in ((1, 1), (1, 3), (3, 3))),
     OURS,
+    *ablation_arms(""),
 )
 QUICK = (ORACLE, COIN, DEFAULTS, "random, none", "TPE, SHA η=2, min 1", "ASHA η=3", OURS)
 
