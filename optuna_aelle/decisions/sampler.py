@@ -8,17 +8,11 @@ time allows, and remembers those that it does not start (`optuna_aelle.decisions
 from __future__ import annotations
 
 import os
-import random
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from contextlib import contextmanager
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -34,6 +28,7 @@ from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.branches import Branches
+from optuna_aelle.decisions.random_states import random_states_kept
 from optuna_aelle.decisions.reservoir import EXPLORATION
 from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
@@ -91,7 +86,6 @@ class AeLLESampler(WrappingSampler):
 
     Attributes:
         overhead_seconds: What candidates, their spectra and forecasts have cost in this process.
-        reads: What `replay` must give and charge it for: the spectra of the trials.
 
     Raises:
         TypeError: ``spectrum_fn`` cannot be called, or ``prior`` is of another type.
@@ -100,8 +94,6 @@ class AeLLESampler(WrappingSampler):
     Example:
         >>> sampler = AeLLESampler(lambda p: spectral_fingerprint(build(p), probe_inputs))
     """
-
-    reads = frozenset({"spectra"})
 
     def __init__(
         self,
@@ -135,6 +127,11 @@ class AeLLESampler(WrappingSampler):
         self._clock: Clock | None = None
 
     @property
+    def reads(self) -> frozenset[str]:
+        """What `replay` must give and charge it for: the spectra of the trials, if it uses any."""
+        return frozenset() if self._spectrum_fn is None else frozenset({"spectra"})
+
+    @property
     def prior(self) -> Prior:
         """What it knows of other studies."""
         return self._prior
@@ -152,7 +149,9 @@ class AeLLESampler(WrappingSampler):
         """
         other = super().around(base)
         other._clock = clock
-        other._spectrum_fn = spectrum_fn or self._spectrum_fn
+        if self._spectrum_fn is not None:
+            # Who goes by hyperparameters alone is given no spectra.
+            other._spectrum_fn = spectrum_fn or self._spectrum_fn
         other._prior = self._prior if prior is None else prior
         other.overhead_seconds = 0.0
         other._n_spectra, other._spectrum_seconds = 0, 0.0
@@ -299,7 +298,7 @@ class AeLLESampler(WrappingSampler):
         """
         assert self._spectrum_fn is not None
         try:
-            with _random_states_kept():
+            with random_states_kept():
                 spectrum: Any = self._spectrum_fn(params)
             if spectrum is None:
                 return None
@@ -316,30 +315,6 @@ class AeLLESampler(WrappingSampler):
                 error,
             )
             return {}
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Building candidates draws weights, of which the trainings of the study should not notice.
-
-    The states are the process's. In a thread of its own a study trains networks beside this one:
-    putting the states back would make those draw the same numbers again.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    torch: Any = sys.modules.get("torch")
-    forked = nullcontext()
-    if torch is not None:
-        # Asking for the devices would start CUDA where nobody has used it yet.
-        forked = torch.random.fork_rng(None if torch.cuda.is_initialized() else [])
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with forked:
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _default_sampler(seed: int | None) -> BaseSampler:

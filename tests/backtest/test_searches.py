@@ -167,6 +167,18 @@ def test_spectra_reach_our_sampler_and_pruner_and_are_charged() -> None:
     assert last.loc["ours", "regret_final"] <= last.loc["none", "regret_final"]
 
 
+def test_without_a_function_there_are_no_spectra_and_no_charge() -> None:
+    table = made_table(60, step_seconds=1.0, spectrum_seconds=0.5)
+    pool = a_pool(table, budget=5 * N_STEPS)
+    with pytest.raises(BudgetSpent):
+        Search(AeLLESampler(), NopPruner())(pool, 0)
+    assert not any(pool.trial(i).system_attrs for i in range(len(pool)))
+    told = a_pool(table, budget=5 * N_STEPS)
+    with pytest.raises(BudgetSpent):
+        Search(AeLLESampler(lambda params: None), NopPruner())(told, 0)
+    assert any(told.trial(i).system_attrs for i in range(len(told)))
+
+
 def test_a_sampler_whose_own_prior_knows_the_table_is_told_of() -> None:
     table = made_table(60, spectrum_seconds=0.02)
     known = Prior(tasks=["making"])
