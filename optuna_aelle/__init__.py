@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna_aelle.aelle import AeLLERegressor as AeLLERegressor
     from optuna_aelle.backtest.race import race as race
     from optuna_aelle.backtest.replay import replay as replay
+    from optuna_aelle.decisions.checkpoints import Checkpoints as Checkpoints
     from optuna_aelle.decisions.pruner import AeLLEPruner as AeLLEPruner
     from optuna_aelle.decisions.sampler import AeLLESampler as AeLLESampler
     from optuna_aelle.lyapunov import LyapunovSpectrum as LyapunovSpectrum
@@ -44,6 +45,7 @@ _HOME = {
     "AeLLERegressor": "optuna_aelle.aelle",
     "AeLLESampler": "optuna_aelle.decisions.sampler",
     "AeLLEWarning": "optuna_aelle._warnings",
+    "Checkpoints": "optuna_aelle.decisions.checkpoints",
     "DashboardCallback": "optuna_aelle.visualization",
     "LyapunovSpectrum": "optuna_aelle.lyapunov",
     "PerformancePredictor": "optuna_aelle.prediction.predictor",

@@ -123,7 +123,7 @@ def _transfer(kind: type[Transfer], task: str, halving: Halving, eta: int) -> Na
 
 def _halving(task: str, features: tuple[Feature, ...]) -> NativeArm:
     pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-    return Search(RandomSampler(), pruner, _ranking(task, features))
+    return Search(RandomSampler(), pruner, ranking=_ranking(task, features))
 
 
 def _promotion(task: str, features: tuple[Feature, ...]) -> NativeArm:

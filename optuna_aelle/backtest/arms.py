@@ -25,8 +25,10 @@ from optuna_aelle.backtest.promotion import Promotion
 from optuna_aelle.backtest.race import ArmFactory
 from optuna_aelle.backtest.race import NativeArm
 from optuna_aelle.backtest.replay import PrunerFactory
+from optuna_aelle.backtest.searches import Callback
 from optuna_aelle.decisions.moments import report_spacing
 from optuna_aelle.decisions.pruner import AeLLEPruner
+from optuna_aelle.decisions.resumption import resume_promising
 from optuna_aelle.decisions.sampler import AeLLESampler
 from optuna_aelle.trials.table import RecordedTrials
 
@@ -163,8 +165,8 @@ def _promotion(reduction_factor: int) -> NativeArm:
     return Promotion(reduction_factor)
 
 
-def _ours() -> tuple[BaseSampler, BasePruner]:
-    return AeLLESampler(_no_network), AeLLEPruner()
+def _ours() -> tuple[BaseSampler, BasePruner, Callback]:
+    return AeLLESampler(_no_network), AeLLEPruner(), resume_promising
 
 
 def _no_network(params: dict[str, object]) -> None:

@@ -21,8 +21,6 @@ from typing import Any
 from typing import Protocol
 
 import numpy as np
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -53,9 +51,9 @@ class NativeArm(Protocol):
     def __call__(self, pool: Pool, seed: int, /) -> None: ...
 
 
-# Makes ``(sampler, pruner)`` or a native arm, afresh for each repeat; a parameter ``seed``, if it
-# has one, is given the repeat's.
-ArmFactory = Callable[..., "NativeArm | tuple[BaseSampler, BasePruner]"]
+# Makes ``(sampler, pruner, *callbacks)`` or a native arm, afresh for each repeat; a parameter
+# ``seed``, if it has one, is given the repeat's.
+ArmFactory = Callable[..., "NativeArm | tuple[Any, ...]"]
 
 
 def race(
@@ -75,9 +73,10 @@ def race(
     Args:
         recorded: The table, all of it trained to the end.
         arms: Name to a factory without arguments (or with ``seed`` alone) that makes a fresh arm:
-            a pair of an Optuna sampler and a pruner, which run a real study whose configurations
-            are those of the pool (`optuna_aelle.backtest.proposals`), or a `NativeArm`, which is
-            called with a `Pool` and a seed and trains what it likes.
+            an Optuna sampler, a pruner and any callbacks, which run a real study whose
+            configurations are those of the pool (`optuna_aelle.backtest.proposals`), or a
+            `NativeArm`, which is called with a `Pool` and a seed and trains what it likes. Beside
+            callbacks all trainings are checkpointed: what `resume_promising` enqueues goes on.
         budget: Epochs (steps, as the trials number them) that each arm may spend: those that it
             trains, and its own seconds as epochs: those of the processor, on one thread. An epoch
             that was begun within it is finished.

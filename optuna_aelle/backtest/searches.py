@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -25,7 +26,13 @@ from optuna_aelle.decisions.wrapping import reads_of
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.continuation import Saved
+from optuna_aelle.trials.continuation import encode_checkpoints
+from optuna_aelle.trials.continuation import origin_of
+from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import write_system_attributes
+
+Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 # What a sampler or a pruner may ask for besides reported values.
 SPECTRA = "spectra"
@@ -37,15 +44,22 @@ class Search:
     Args:
         sampler: Any; `PoolSampler` says how it chooses among the configurations of the pool.
         pruner: Any.
+        callbacks: As ``study.optimize`` takes them. With one, all trainings are checkpointed, so
+            that those which `resume_promising` enqueues go on where they were stopped.
         ranking: In which order configurations start where the sampler is random; that of chance
             by default.
     """
 
     def __init__(
-        self, sampler: BaseSampler, pruner: BasePruner, ranking: Ranking | None = None
+        self,
+        sampler: BaseSampler,
+        pruner: BasePruner,
+        *callbacks: Callback,
+        ranking: Ranking | None = None,
     ) -> None:
         self._sampler = sampler
         self._pruner = pruner
+        self._callbacks = callbacks
         self._ranking = ranking
 
     def __call__(self, pool: Pool, seed: int) -> None:
@@ -66,24 +80,32 @@ class Search:
                 )
             reads = reads_of(self._pruner) | frozenset(getattr(sampler, "reads", ()))
             # Not what the pool has left: a trial may be pruned before it is trained.
-            while proposals.n_left:
+            while proposals.n_left or _is_waiting(study):
                 trial = study.ask()
                 position = proposals.chosen
                 with pool.uncharged():
                     for name, distribution in pool.configurations[position].distributions.items():
                         suggest(trial, name, distribution)
+                    self._mark(pool, position, trial)
                 value = self._train(pool, position, trial, SPECTRA in reads)
+                with pool.uncharged():
+                    self._mark(pool, position, trial)
                 if value is None:
-                    study.tell(trial, state=TrialState.PRUNED)
+                    told = study.tell(trial, state=TrialState.PRUNED)
                 else:
-                    study.tell(trial, value)
+                    told = study.tell(trial, value)
+                for callback in self._callbacks:
+                    callback(study, told)
         finally:
             optuna.logging.set_verbosity(verbosity)
 
     def _train(self, pool: Pool, position: int, trial: Trial, spectra: bool) -> float | None:
         """One trial; its final value, or None where it was pruned."""
-        due = list(pool.spectrum_steps) if spectra else []
-        step = UNTRAINED_STEP
+        trained = pool.steps(position)
+        step = trained[-1] if trained else UNTRAINED_STEP
+        # What goes on has the spectra of where it was stopped.
+        due = [at for at in pool.spectrum_steps if at > step or not trained] if spectra else []
+        resumed = bool(trained)
         while True:
             with pool.uncharged():
                 while due and due[0] <= step:
@@ -93,10 +115,10 @@ class Search:
                         told = {f"{SPECTRUM_PREFIX}{at}": {**payload, "trial": trial.number}}
                         write_system_attributes(trial.study, trial, told)
             # Of the untrained network most pruners have nothing to say.
-            if (step != UNTRAINED_STEP or self._judges_untrained(pool, spectra)) and (
-                trial.should_prune()
-            ):
+            asked = step != UNTRAINED_STEP or self._judges_untrained(pool, spectra)
+            if asked and not resumed and trial.should_prune():
                 return None
+            resumed = False
             if pool.is_over(position):
                 known = pool.trial(position)
                 # A trial that was pruned when it was recorded ends where its recording does.
@@ -105,6 +127,14 @@ class Search:
             with pool.uncharged():
                 step = pool.steps(position)[-1]
                 trial.report(value, step)
+
+    def _mark(self, pool: Pool, position: int, trial: Trial) -> None:
+        """What `Checkpoints.epochs` leaves on a trial; the pool itself is the checkpoint."""
+        if self._callbacks:
+            epoch = len(pool.steps(position)) - 1
+            saved = [] if epoch < 0 else [Saved(epoch, epoch + 1, f"{pool.name}-{position}")]
+            marked = encode_checkpoints(pool.length, saved)
+            write_system_attributes(trial.study, trial, marked)
 
     def _judges_untrained(self, pool: Pool, spectra: bool) -> bool:
         told = spectra and UNTRAINED_STEP in pool.spectrum_steps
@@ -117,12 +147,18 @@ class _Chosen(WrappingSampler):
     def __init__(self, sampler: BaseSampler, proposals: PoolSampler) -> None:
         super().__init__(sampler)
         self._proposals = proposals
+        self._positions: dict[int, int] = {}
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         super().before_trial(study, trial)
+        origin = origin_of(trial)
+        if origin is not None:
+            self._proposals.chosen = self._positions[trial.number] = self._positions[origin]
+            return
         # Here, since Optuna draws parameters no sooner than one is suggested.
         space = self._base.infer_relative_search_space(study, trial)
         self._proposals.take(self._base.sample_relative(study, trial, space))
+        self._positions[trial.number] = self._proposals.chosen
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -142,6 +178,10 @@ class _Chosen(WrappingSampler):
         param_distribution: Any,
     ) -> Any:
         return self._proposals.configuration.params[param_name]
+
+
+def _is_waiting(study: optuna.Study) -> bool:
+    return bool(every_trial(study, (TrialState.WAITING,)))
 
 
 def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampler, BaseSampler]:

@@ -40,3 +40,8 @@ def is_rung(n_reports: int) -> bool:
         return False
     power = 1 << (n_reports.bit_length() - 1)
     return n_reports in (power, power + power // 2)
+
+
+def is_halving_rung(n_reports: int) -> bool:
+    """1, 2, 4, 8, 16, ... reports, where successive halving with η = 2 compares."""
+    return n_reports > 0 and n_reports & (n_reports - 1) == 0

@@ -39,6 +39,7 @@ from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.moments import only_failures_before
 from optuna_aelle.decisions.moments import report_spacing
 from optuna_aelle.decisions.reservoir import has_candidates
+from optuna_aelle.decisions.resumption import is_free_to_stop
 from optuna_aelle.decisions.rivalry import Rivalry
 from optuna_aelle.decisions.rivalry import judge
 from optuna_aelle.decisions.speech import SpeechRecord
@@ -67,6 +68,7 @@ from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.attributes import encode_fit_seconds
 from optuna_aelle.trials.attributes import fit_seconds
+from optuna_aelle.trials.continuation import is_trained_to_its_end
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import stored_trial
 from optuna_aelle.trials.storage import write_system_attributes
@@ -187,14 +189,15 @@ class AeLLEPruner(BasePruner):
         halved = self._wrapped_prunes(study, trial)
         verdict: Verdict | None = None
         beside = self._wrapped_pruner is None and has_candidates(study)
-        rivalry = self._rivalry(study, trial, stored) if halved and beside else None
+        asked = beside and (halved or is_free_to_stop(study, stored))
+        rivalry = self._rivalry(study, trial, stored) if asked else None
         if rivalry is not None:
             verdict = rivalry.verdict
         elif halved:
             verdict = self._verdict_of_wrapped(study, trial)
         elif not beside:
             verdict = self._verdict_of_forecast(study, trial, stored)
-        if verdict is None or self._is_calibration(trial) or self._must_keep(study, trial):
+        if verdict is None or self._is_calibration(trial) or self._must_keep(study, stored):
             return False
         self._write(
             study,
@@ -261,7 +264,9 @@ class AeLLEPruner(BasePruner):
             return Verdict(self._wrapped_name, _step(trial))
 
     def _must_keep(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether nothing but failures came before, or nobody can tell."""
+        """Whether nothing is left to save, only failures came before, or nobody can tell."""
+        if is_trained_to_its_end(trial):
+            return True
         try:
             return only_failures_before(study, trial)
         except Exception as error:  # a storage hiccup

@@ -17,6 +17,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
@@ -30,8 +31,11 @@ from optuna_aelle.prediction.process import forecast_field
 from optuna_aelle.prediction.reading import Reader
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import study_identity
+
+FloatArray = npt.NDArray[np.float64]
 
 # Standard deviations by which what is less known is preferred among what has not started.
 EXPLORATION = 0.5
@@ -141,14 +145,22 @@ def make_reservoir(
 
 
 def started_trials(study: Study) -> list[FrozenTrial]:
-    """All that have begun to show something, in order of number; not those that failed."""
-    trials = every_trial(study, _STARTED)
+    """All that have begun to show something, in order of number; not those that failed.
+
+    Of a network that went on where it was stopped, the trial in which it goes on.
+    """
+    trials = one_a_network(every_trial(study, _STARTED))
     return [t for t in trials if t.intermediate_values or t.values or _told(t)]
+
+
+def index_of(field: Field) -> FloatArray:
+    """How much each promises ``(n,)``: what is expected of it, and what it may still show."""
+    return field.mean + EXPLORATION * field.std
 
 
 def best_untried(field: Field, n_started: int) -> float:
     """The highest index among the candidates: mean, and what exploring is worth; −inf of none."""
-    index = field.mean[n_started:] + EXPLORATION * field.std[n_started:]
+    index = index_of(field)[n_started:]
     return float(np.max(index)) if len(index) else -np.inf
 
 

@@ -20,8 +20,11 @@ from optuna.trial import FrozenTrial
 from scipy.stats import norm
 
 from optuna_aelle.decisions.reservoir import best_untried
+from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.reservoir import reservoir_of
 from optuna_aelle.decisions.reservoir import started_trials
+from optuna_aelle.decisions.resumption import best_stopped
+from optuna_aelle.decisions.resumption import may_go_on
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import Verdict
 from optuna_aelle.prediction.curves import is_lesson
@@ -60,9 +63,14 @@ def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
             return None
         field = reservoir.field(trials)
     rival = best_untried(field, len(trials))
+    promise = float(field.mean[own])
+    if may_go_on(study, trial):
+        # Among those that may go on all are judged alike.
+        rival = max(rival, best_stopped(field, trials))
+        promise = float(index_of(field)[own])
     forecast = _forecast(study, trials, lessons, own, field, rival)
     # What is not finite leads nowhere.
-    if field.mean[own] > rival and math.isfinite(trial.intermediate_values[trial.last_step]):
+    if promise > rival and math.isfinite(trial.intermediate_values[trial.last_step]):
         return Rivalry(None, forecast)
     step = trial.last_step
     value = trial.intermediate_values[step]

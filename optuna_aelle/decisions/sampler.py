@@ -29,9 +29,9 @@ from optuna.trial import create_trial
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.branches import Branches
 from optuna_aelle.decisions.random_states import random_states_kept
-from optuna_aelle.decisions.reservoir import EXPLORATION
 from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
+from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.reservoir import key_of
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import started_trials
@@ -223,8 +223,7 @@ class AeLLESampler(WrappingSampler):
             reservoir, field.mean[len(trials) :], trials, trial.number
         ):
             field = reservoir.field(trials)
-        index = field.mean + EXPLORATION * field.std
-        return reservoir.take(int(np.argmax(index[len(trials) :])))
+        return reservoir.take(int(np.argmax(index_of(field)[len(trials) :])))
 
     def _draw(
         self,

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
+from optuna_aelle.trials.continuation import inherited_step
+
 
 def first_step(trials: Iterable[FrozenTrial]) -> int:
     """0 where trials count their steps from 0, else 1.
@@ -30,12 +32,15 @@ def steps_until(step: int | None, first: int) -> int:
 def trained_steps(trials: Sequence[FrozenTrial]) -> list[int]:
     """The steps that each ended or running trial has trained.
 
-    One that finished without a report has trained as long as the longest.
+    One that finished without a report has trained as long as the longest; one that goes on where
+    another was stopped, what it has trained itself.
     """
     first = first_step(trials)
     steps = [steps_until(trial.last_step, first) for trial in trials]
     longest = max(steps, default=0)
     return [
-        longest if trial.state == TrialState.COMPLETE and trial.last_step is None else n
+        longest
+        if trial.state == TrialState.COMPLETE and trial.last_step is None
+        else n - steps_until(inherited_step(trial), first)
         for trial, n in zip(trials, steps, strict=True)
     ]

@@ -29,8 +29,7 @@ from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.attributes import spectrum_payloads
 from optuna_aelle.trials.attributes import spectrum_seconds
-from optuna_aelle.trials.cost import first_step
-from optuna_aelle.trials.cost import steps_until
+from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.cost import trained_steps
 from optuna_aelle.trials.storage import add_as_it_is
 
@@ -126,6 +125,8 @@ class RecordedTrials:
     def from_study(cls, study: optuna.Study) -> RecordedTrials:
         """Take the trials of a study that reported values and have finished or were pruned.
 
+        Of a network that was stopped and went on in another trial, that one is taken.
+
         Raises:
             ValueError: The study has several objectives, or no such trial that finished.
         """
@@ -134,7 +135,9 @@ class RecordedTrials:
                 f"Expected a study with one objective, but '{study.study_name}' has "
                 f"{len(study.directions)}. Record each objective in a study of its own."
             )
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        ended = one_a_network(
+            study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        )
         replayable = [
             t
             for t in ended
@@ -218,10 +221,8 @@ def end_of(trial: FrozenTrial) -> float:
 
 def _step_seconds(trials: Sequence[FrozenTrial]) -> FloatArray:
     """Mean seconds of a trained step ``(n,)``, without spectra and fits; NaN where unknown."""
-    first = first_step(trials)
     means = []
-    for trial in trials:
-        n_steps = steps_until(trial.last_step, first)
+    for trial, n_steps in zip(trials, trained_steps(trials), strict=True):
         if trial.duration is None or n_steps == 0:
             means.append(math.nan)
             continue

@@ -129,7 +129,7 @@ def test_the_order_of_a_prior_is_that_of_what_it_says() -> None:
     frame = race(
         table,
         {
-            "halving": lambda: Search(*none(), PriorRanking(spectra=False)),
+            "halving": lambda: Search(*none(), ranking=PriorRanking(spectra=False)),
             "promotion": lambda: Promotion(3, ranking=PriorRanking()),
             "nothing known": lambda: Promotion(3),
         },

@@ -1,0 +1,322 @@
+"""Checkpoints: what was stopped can go on, and so can what was killed.
+
+What a trial has saved is listed in its attributes (`optuna_aelle.trials.continuation`), and listed
+only once it is written: a worker that is killed while it writes leaves a file that nobody reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.resumption import resume_promising
+from optuna_aelle.trials.attributes import failed_attempts
+from optuna_aelle.trials.continuation import Saved
+from optuna_aelle.trials.continuation import decode_checkpoints
+from optuna_aelle.trials.continuation import encode_checkpoints
+from optuna_aelle.trials.continuation import encode_given_up
+from optuna_aelle.trials.continuation import origin_of
+from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import latest
+from optuna_aelle.trials.storage import write_system_attributes
+
+# The latest, and one to fall back on.
+_N_KEPT = 2
+# A checkpoint is left out where saving would take more than this share of the training.
+_SHARE = 0.05
+# What is larger is written by way of a file.
+_IN_MEMORY = 64 * 2**20
+
+
+class Checkpoints:
+    """Save the networks of a study, so that trials go on where they were stopped.
+
+    Args:
+        store: A folder, which is made where it is missing, or an artifact store of Optuna
+            (`optuna.artifacts`), such as one on S3 that all workers reach.
+
+    Raises:
+        TypeError: ``store`` is neither.
+
+    Example:
+        >>> checkpoints = Checkpoints("checkpoints")
+        >>> def objective(trial):
+        ...     model, optimizer = build(trial)
+        ...     for epoch in checkpoints.epochs(trial, 27, model=model, optimizer=optimizer):
+        ...         trial.report(train_epoch(model, optimizer), epoch)
+        ...         if trial.should_prune():
+        ...             raise optuna.TrialPruned
+        ...     return validate(model)
+        >>> study.optimize(objective, n_trials=60, callbacks=[checkpoints.resume_promising])
+    """
+
+    def __init__(self, store: str | os.PathLike[str] | Any) -> None:
+        if isinstance(store, str | os.PathLike):
+            Path(store).mkdir(parents=True, exist_ok=True)
+            store = FileSystemArtifactStore(Path(store))
+        missing = [m for m in ("open_reader", "write", "remove") if not hasattr(store, m)]
+        if missing:
+            raise TypeError(
+                f"store must be a folder or an artifact store of Optuna, but got {store!r}."
+            )
+        self._store = store
+        self._lock = threading.Lock()
+        # Of each process the first checkpoint is read back.
+        self._proven = False
+
+    def epochs(self, trial: optuna.trial.BaseTrial, n_epochs: int, **states: Any) -> Iterator[int]:
+        """The epochs that a trial has yet to train, each saved once it is over.
+
+        A trial that continues another one, or retries a failed one, begins after the epoch that
+        was saved last, with everything as it was then. Use it as the iterable of the loop itself:
+        what a trial reported last is saved when the loop ends, however it ends. An epoch that is
+        not the last is not saved where that would take more than a twentieth of the time.
+
+        Args:
+            trial: The running trial.
+            n_epochs: Of a whole training, counted from 0. At least one is left.
+            states: What training changes: whatever has ``state_dict`` and ``load_state_dict``
+                (models, optimizers, schedulers, scalers), and ``torch.Generator``. Random states
+                of the process are the caller's: pass generators of your own for runs that repeat.
+
+        Raises:
+            TypeError: A state is of another kind.
+            ValueError: ``n_epochs`` is below 1, or there are no states.
+            optuna.TrialPruned: Another worker continues the same trial.
+        """
+        if n_epochs < 1:
+            raise ValueError(f"n_epochs must be at least 1, but got {n_epochs}.")
+        if not states:
+            raise ValueError(
+                "Expected what training changes, such as model=..., optimizer=..., got nothing to "
+                "save."
+            )
+        for name, state in states.items():
+            if not _is_state(state):
+                raise TypeError(
+                    f"Expected of {name!r} something with state_dict and load_state_dict, or a "
+                    f"torch.Generator, but got {type(state).__name__}. Put it into one that has."
+                )
+        if not isinstance(trial, optuna.Trial):
+            # A `FixedTrial` has no study in which it could go on.
+            return iter(range(n_epochs))
+        first = min(self._begin(trial, n_epochs, states), n_epochs - 1)
+        return self._run(trial, range(first, n_epochs), n_epochs, states)
+
+    def restore(self, trial: optuna.trial.BaseTrial | FrozenTrial, **states: Any) -> int | None:
+        """Bring a network to where it was when a trial was last saved.
+
+        Args:
+            trial: Of any state, such as ``study.best_trial``.
+            states: As given to `epochs`, or some of them.
+
+        Returns:
+            The epoch that was saved, or None where nothing is there that can be read; the states
+            are then as they were.
+        """
+        stored = latest(trial)
+        saved = [] if stored is None else decode_checkpoints(stored)
+        for checkpoint in saved:
+            before = {name: copy.deepcopy(_state_of(state)) for name, state in states.items()}
+            try:
+                with self._store.open_reader(checkpoint.artifact) as file:
+                    kept = _read(file)
+                for name, state in states.items():
+                    _restore(state, kept["states"][name])
+                return checkpoint.epoch
+            except Exception as error:  # an overnight study must go on, whatever is wrong here
+                for name, state in states.items():
+                    _restore(state, before[name])
+                warn_once(
+                    "checkpoint unreadable",
+                    f"The checkpoint of trial {getattr(stored, 'number', '?')} after epoch "
+                    f"{checkpoint.epoch} cannot be used ({type(error).__name__}: {error}); the "
+                    "training goes on from the one before, or else from its beginning.",
+                    error,
+                )
+        return None
+
+    def resume_promising(self, study: Study, trial: FrozenTrial) -> None:
+        """Enqueue the continuation of a stopped trial if it promises more than anything else.
+
+        A callback for ``study.optimize``, also with several workers. `decisions.resumption` says
+        what it compares.
+        """
+        resume_promising(study, trial)
+
+    def _begin(self, trial: optuna.Trial, n_epochs: int, states: Mapping[str, Any]) -> int:
+        """Where a trial begins, with its states as they were there."""
+        try:
+            stored = latest(trial)
+            assert stored is not None
+            if _is_late(trial.study, stored):
+                write_system_attributes(trial.study, trial, encode_given_up(stored))
+                raise optuna.TrialPruned(
+                    f"Another worker goes on with trial {origin_of(stored)} already."
+                )
+            # A retry has the attributes of the attempt that failed, as a continuation those of
+            # its origin.
+            epoch = self.restore(stored, **states)
+            if epoch is not None:
+                _carry_curve(trial, stored)
+            marked = encode_checkpoints(n_epochs, decode_checkpoints(stored))
+            write_system_attributes(trial.study, trial, marked)
+            return 0 if epoch is None else epoch + 1
+        except optuna.TrialPruned:
+            raise
+        except Exception as error:  # a storage hiccup
+            warn_once(
+                "checkpoints unreadable",
+                f"Trial {trial.number} starts from its beginning ({type(error).__name__}: "
+                f"{error}).",
+                error,
+            )
+            return 0
+
+    def _run(
+        self, trial: optuna.Trial, epochs: range, n_epochs: int, states: Mapping[str, Any]
+    ) -> Iterator[int]:
+        saved_at, cost = time.perf_counter(), 0.0
+        for epoch in epochs:
+            before = _n_reports(trial)
+            try:
+                yield epoch
+            except GeneratorExit:
+                # Stopped, or failed: with a report the epoch was complete.
+                if _n_reports(trial) > before:
+                    self._save(trial, epoch, n_epochs, states)
+                raise
+            started = time.perf_counter()
+            if epoch == n_epochs - 1 or cost <= _SHARE * (started - saved_at):
+                self._save(trial, epoch, n_epochs, states)
+                saved_at = time.perf_counter()
+                cost = saved_at - started
+
+    def _save(
+        self, trial: optuna.Trial, epoch: int, n_epochs: int, states: Mapping[str, Any]
+    ) -> None:
+        """Write a checkpoint, list it, and remove what is older than the one before."""
+        try:
+            stored = latest(trial)
+            assert stored is not None
+            name = quote(trial.study.study_name, safe="")[:100]
+            artifact = f"{name}-trial-{trial.number}-epoch-{epoch}-{uuid.uuid4().hex[:8]}.pt"
+            content = {"states": {key: _state_of(state) for key, state in states.items()}}
+            with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
+                self._write(file, content, artifact)
+            saved = [
+                Saved(epoch, len(stored.intermediate_values), artifact),
+                *decode_checkpoints(stored),
+            ]
+            kept, old = saved[:_N_KEPT], saved[_N_KEPT:]
+            write_system_attributes(trial.study, trial, encode_checkpoints(n_epochs, kept))
+            for checkpoint in old:
+                with suppress(ArtifactNotFound):
+                    self._store.remove(checkpoint.artifact)
+        except Exception as error:  # an overnight study must go on, whatever is wrong here
+            warn_once(
+                "checkpoint not saved",
+                f"Trial {trial.number} could not be saved after epoch {epoch} "
+                f"({type(error).__name__}: {error}); if it is stopped, it may not go on later.",
+                error,
+            )
+
+    def _write(self, file: Any, content: Mapping[str, Any], artifact: str) -> None:
+        import torch
+
+        torch.save(content, file)
+        with self._lock:
+            if not self._proven:
+                # Better to hear of it now than when it is needed.
+                file.seek(0)
+                _read(file)
+                self._proven = True
+        file.seek(0)
+        self._store.write(artifact, file)
+
+
+def _is_late(study: Study, trial: FrozenTrial) -> bool:
+    """Whether a continuation was enqueued, by another worker, before this one of the same."""
+    origin = origin_of(trial)
+    if origin is None:
+        return False
+    return any(
+        origin_of(other) == origin
+        and other.number < trial.number
+        # One that failed is no longer there to be told from.
+        and other.state != TrialState.FAIL
+        and other.number not in failed_attempts(trial)
+        for other in every_trial(study)
+    )
+
+
+def _carry_curve(trial: optuna.Trial, stored: FrozenTrial) -> None:
+    """Report what a failed attempt had, where its retry has not inherited it."""
+    attempts = failed_attempts(stored)
+    if not attempts:
+        return
+    n_reports = decode_checkpoints(stored)[0].reports
+    latest_attempt = next(
+        (t for t in every_trial(trial.study) if t.number == max(attempts)), stored
+    )
+    for step, value in sorted(latest_attempt.intermediate_values.items())[:n_reports]:
+        if step not in stored.intermediate_values:
+            trial.report(value, step)
+
+
+def _n_reports(trial: optuna.Trial) -> int:
+    stored = latest(trial)
+    return 0 if stored is None else len(stored.intermediate_values)
+
+
+def _is_state(state: Any) -> bool:
+    import torch
+
+    if isinstance(state, torch.Generator):
+        return True
+    return hasattr(state, "state_dict") and hasattr(state, "load_state_dict")
+
+
+def _state_of(state: Any) -> Any:
+    import torch
+
+    return state.get_state() if isinstance(state, torch.Generator) else state.state_dict()
+
+
+def _restore(state: Any, kept: Any) -> None:
+    import torch
+
+    if isinstance(state, torch.Generator):
+        state.set_state(kept)
+    else:
+        state.load_state_dict(kept)
+
+
+def _read(file: Any) -> Any:
+    """What was saved, and nothing that could run code."""
+    import torch
+
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as seekable:
+        # Stores in a network hand out streams that cannot seek, as torch must.
+        while chunk := file.read(2**20):
+            seekable.write(chunk)
+        seekable.seek(0)
+        return torch.load(seekable, map_location="cpu", weights_only=True)

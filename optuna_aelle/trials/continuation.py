@@ -1,0 +1,166 @@
+"""Trials that go on where another one was stopped: two records in a study, one network.
+
+``aelle:continues``, a system attribute of the trial that goes on, version 1::
+
+    {"version": 1, "trial": 5, "step": 3, "given_up": false}
+
+``trial`` is the one that was stopped, its *origin*, ``step`` the last that it reported. The
+continuation has its parameters, curve and spectra from the start. ``given_up`` is set where two
+workers continued the same trial: the one with the lowest number goes on. ``aelle:continues`` in
+the user attributes says it to people.
+
+``aelle:checkpoints``, a system attribute of each trial whose network is saved, version 1::
+
+    {"version": 1, "n_epochs": 27, "saved": [{"epoch": 3, "reports": 4, "artifact": "..."}, ...]}
+
+``n_epochs`` is the length of a whole training; ``saved`` holds the latest two, the latest first,
+and how many values had been reported by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+from optuna.trial import create_trial
+
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
+from optuna_aelle.trials.attributes import spectrum_payloads
+from optuna_aelle.trials.storage import add_as_it_is
+
+CONTINUES_KEY = "aelle:continues"
+CHECKPOINTS_KEY = "aelle:checkpoints"
+_VERSION = 1
+# So that successive halving knows at which rungs the origin was compared.
+_RUNG_PREFIX = "completed_rung_"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One checkpoint.
+
+    Attributes:
+        epoch: The last one that the network was trained in, counted from 0.
+        reports: How many values had been reported by then.
+        artifact: Its name in the artifact store.
+    """
+
+    epoch: int
+    reports: int
+    artifact: str
+
+
+def encode_checkpoints(n_epochs: int, saved: Sequence[Saved]) -> dict[str, Any]:
+    """Turn the checkpoints of a trial, the latest first, into the attribute that holds them."""
+    payload = {
+        "version": _VERSION,
+        "n_epochs": n_epochs,
+        "saved": [asdict(checkpoint) for checkpoint in saved],
+    }
+    return {CHECKPOINTS_KEY: payload}
+
+
+def decode_checkpoints(trial: FrozenTrial) -> list[Saved]:
+    """Those of a trial, the latest first; none where they cannot be read."""
+    payload = _payload(trial, CHECKPOINTS_KEY)
+    try:
+        return [Saved(**checkpoint) for checkpoint in payload.get("saved", [])]
+    except TypeError as error:
+        warn_once(
+            "unreadable attribute",
+            f"'{CHECKPOINTS_KEY}' cannot be read ({error}); it is left out.",
+            error,
+        )
+        return []
+
+
+def planned_epochs(trial: FrozenTrial) -> int | None:
+    """Epochs of a whole training, of a trial whose network is saved; else None."""
+    n_epochs = _payload(trial, CHECKPOINTS_KEY).get("n_epochs")
+    return n_epochs if isinstance(n_epochs, int) else None
+
+
+def is_trained_to_its_end(trial: FrozenTrial) -> bool:
+    """Whether a trial whose network is saved has reported after each epoch of a whole training."""
+    n_epochs = planned_epochs(trial)
+    return n_epochs is not None and len(trial.intermediate_values) >= n_epochs
+
+
+def origin_of(trial: FrozenTrial) -> int | None:
+    """The number of the trial that this one continues; None for one that starts anew."""
+    number = _payload(trial, CONTINUES_KEY).get("trial")
+    return number if isinstance(number, int) else None
+
+
+def is_given_up(trial: FrozenTrial) -> bool:
+    """Whether another worker's continuation of the same trial goes on instead of this one."""
+    return bool(_payload(trial, CONTINUES_KEY).get("given_up"))
+
+
+def encode_given_up(trial: FrozenTrial) -> dict[str, Any]:
+    """Turn a continuation into one that another worker's goes on in place of."""
+    return {CONTINUES_KEY: {**_payload(trial, CONTINUES_KEY), "given_up": True}}
+
+
+def continuations(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """Number of each trial that was continued to that of its continuation, the lowest."""
+    found: dict[int, int] = {}
+    for trial in trials:
+        origin = origin_of(trial)
+        if origin is not None and not is_given_up(trial):
+            found[origin] = min(trial.number, found.get(origin, trial.number))
+    return found
+
+
+def one_a_network(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials without those whose network another one of them has trained further."""
+    numbers = {trial.number for trial in trials}
+    further = {origin for origin, number in continuations(trials).items() if number in numbers}
+    return [t for t in trials if t.number not in further and not is_given_up(t)]
+
+
+def inherited_step(trial: FrozenTrial) -> int | None:
+    """The last step that a continuation has from its origin; None for one that starts anew."""
+    step = _payload(trial, CONTINUES_KEY).get("step")
+    return step if isinstance(step, int) else None
+
+
+def enqueue_continuation(study: Study, trial: FrozenTrial) -> None:
+    """Let the next worker that asks for a trial go on with a stopped one."""
+    rungs = {k: x for k, x in trial.system_attrs.items() if k.startswith(_RUNG_PREFIX)}
+    spectra = {f"{SPECTRUM_PREFIX}{step}": x for step, x in spectrum_payloads(trial).items()}
+    saved = {k: x for k, x in trial.system_attrs.items() if k == CHECKPOINTS_KEY}
+    continuation = create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        system_attrs={
+            "fixed_params": trial.params,
+            CONTINUES_KEY: {
+                "version": _VERSION,
+                "trial": trial.number,
+                "step": trial.last_step,
+                "given_up": False,
+            },
+            **rungs,
+            **spectra,
+            **saved,
+        },
+        user_attrs={CONTINUES_KEY: f"trial {trial.number}, from step {trial.last_step}"},
+    )
+    add_as_it_is(study, continuation)
+
+
+def _payload(trial: FrozenTrial, key: str) -> Mapping[str, Any]:
+    payload = trial.system_attrs.get(key)
+    if not isinstance(payload, Mapping) or payload.get("version", 0) > _VERSION:
+        return {}
+    return payload
