@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,14 +30,17 @@ from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.decisions.wrapping import WrappingSampler
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.attributes import spectrum_seconds
+from optuna_aelle.trials.continuation import continuations
+from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.cost import trained_steps
 from studies.arguments import device
 from studies.arguments import n_jobs
 from studies.arguments import nonnegative
 from studies.arguments import positive
 from studies.arguments import storage_url
+from studies.training import Epoch
 from studies.training import Task
-from studies.training import train
+from studies.training import Training
 from studies.training import untrained_spectrum
 
 TRAINING_SECONDS_KEY = "training_seconds"
@@ -106,30 +110,38 @@ class WorkerSampler(WrappingSampler):
 
 
 def make_objective(
-    task: Task, n_epochs: int, seed: int, on: torch.device, with_spectra: bool
+    task: Task,
+    n_epochs: int,
+    seed: int,
+    on: torch.device | str = "cpu",
+    *,
+    with_spectra: bool = True,
+    checkpoints: aelle.Checkpoints | None = None,
 ) -> Callable[[optuna.Trial], float]:
     """The objective: train one configuration, report after every epoch, stop where told to."""
 
     def objective(trial: optuna.Trial) -> float:
         params = task.suggest(trial)
+        training = Training(task, params, seed=seed, with_spectra=with_spectra, device=on)
         value, seconds = float("nan"), 0.0
+
+        def show(epoch: Epoch) -> None:
+            if epoch.spectrum is not None:
+                aelle.report_spectrum(trial, epoch.spectrum, epoch.step)
+            if epoch.value is not None:
+                trial.report(epoch.value, epoch.step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
         try:
-            for epoch in train(
-                task,
-                params,
-                n_epochs=n_epochs,
-                seed=seed,
-                with_spectra=with_spectra,
-                device=on,
-            ):
-                seconds += epoch.seconds
-                if epoch.spectrum is not None:
-                    aelle.report_spectrum(trial, epoch.spectrum, epoch.step)
-                if epoch.value is not None:
-                    value = epoch.value
-                    trial.report(value, epoch.step)
-                if trial.should_prune():
-                    raise optuna.TrialPruned
+            show(training.untrained())
+            steps: Iterable[int] = range(n_epochs)
+            if checkpoints is not None:
+                steps = checkpoints.epochs(trial, n_epochs, **training.states)
+            for step in steps:
+                epoch = training.epoch(step)
+                value, seconds = epoch.value or 0.0, seconds + epoch.seconds
+                show(epoch)
         finally:
             trial.set_user_attr(TRAINING_SECONDS_KEY, round(seconds, 4))
         return value
@@ -166,8 +178,18 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
     ]
     if not options.no_plots:
         callbacks.append(aelle.DashboardCallback(every_n_trials=10))
-    uses_spectra = "aelle" in (options.pruner, options.sampler)
-    objective = make_objective(task, options.epochs, options.seed, options.device, uses_spectra)
+    checkpoints = None
+    if options.pruner == options.sampler == "aelle":
+        checkpoints = aelle.Checkpoints(options.checkpoints)
+        callbacks.append(checkpoints.resume_promising)
+    objective = make_objective(
+        task,
+        options.epochs,
+        options.seed,
+        options.device,
+        with_spectra="aelle" in (options.pruner, options.sampler),
+        checkpoints=checkpoints,
+    )
     try:
         if remaining > 0:
             study.optimize(
@@ -189,27 +211,30 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
 
 def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: float) -> str:
     """What the study found, and what it cost."""
-    trials = study.get_trials(deepcopy=False, states=_ENDED)
+    ended = study.get_trials(deepcopy=False, states=_ENDED)
+    trials = one_a_network(ended)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     pruned = [t for t in trials if t.state == TrialState.PRUNED]
     untrained = sum(t.last_step is None for t in pruned)
     verdicts = [decode_verdict(t) for t in pruned]
     predicted = sum(verdict is not None and verdict.by == AELLE for verdict in verdicts)
-    steps = trained_steps(trials)
+    steps = trained_steps(ended)
     spent = sum(steps)
     # A study may have been begun with more epochs than it is resumed with.
     full = max(n_epochs, *steps, 0) * len(trials)
-    training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in trials)
+    training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in ended)
     spectra = sum(spectrum_seconds(t) for t in trials)
-    fits = sum(fit_seconds(t) for t in trials) + sampler_seconds
-    lines = [f"\n{task.name}: {len(trials)} trials, {len(complete)} trained to the end"]
+    fits = sum(fit_seconds(t) for t in ended) + sampler_seconds
+    resumed = len(continuations(ended))
+    networks = f" of {len(trials)} networks" if resumed else ""
+    lines = [f"\n{task.name}: {len(ended)} trials{networks}, {len(complete)} trained to the end"]
     if complete:
         best = study.best_trial
         params = ", ".join(f"{k}={_short(v)}" for k, v in best.params.items())
         lines += [f"  best {task.metric}  {best.value:.4g}  (trial {best.number}: {params})"]
     lines += [
-        f"  pruned            {len(pruned)} trials, {untrained} of them before their first epoch, "
-        f"{predicted} by predictions",
+        f"  pruned            {len(pruned)} networks, {untrained} of them before their first "
+        f"epoch, {predicted} by predictions; {resumed} times one went on later",
         f"  epochs            {spent} of the {full} of an unpruned study "
         f"({spent / max(full, 1):.0%})",
         f"  training          {training:.1f} s",
@@ -238,6 +263,7 @@ def _parse(task: Task, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive, default=40, help="of a whole training")
     parser.add_argument("--storage", type=storage_url, default="sqlite:///aelle.db")
     parser.add_argument("--study-name", default=task.name, help="one that is there is resumed")
+    parser.add_argument("--checkpoints", default="checkpoints", help="folder of saved networks")
     parser.add_argument("--pruner", choices=sorted(PRUNERS), default="aelle")
     parser.add_argument("--sampler", choices=SAMPLERS, default="aelle")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:0 ...")

@@ -129,41 +129,69 @@ def untrained_spectrum(task: Task, params: Params, seed: int) -> LyapunovSpectru
     return spectral_fingerprint(build_network(task, params, seed).rnn, task.probe_inputs)
 
 
-def train(
-    task: Task,
-    params: Params,
-    *,
-    n_epochs: int,
-    seed: int,
-    with_spectra: bool = True,
-    device: torch.device | str = "cpu",
-) -> Iterator[Epoch]:
-    """Train a configuration; yields the untrained network, then every epoch.
+class Training:
+    """One configuration, from its untrained network on.
 
-    A training that diverges yields the worst possible score from then on.
+    Attributes:
+        states: All that training changes, as `optuna_aelle.Checkpoints` saves it.
     """
-    network = build_network(task, params, seed).to(device)
-    probe = task.probe_inputs.to(device)
-    generator = torch.Generator().manual_seed(training_seed(params, seed) + 1)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=params["learning_rate"], weight_decay=params["weight_decay"]
-    )
-    for step in range(-1, n_epochs):
-        value = None
+
+    def __init__(
+        self,
+        task: Task,
+        params: Params,
+        *,
+        seed: int,
+        with_spectra: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._task = task
+        self._device = device
+        self._clipping = params["clipping"]
+        self._probe = task.probe_inputs.to(device) if with_spectra else None
+        self._network = build_network(task, params, seed).to(device)
+        self._generator = torch.Generator().manual_seed(training_seed(params, seed) + 1)
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(),
+            lr=params["learning_rate"],
+            weight_decay=params["weight_decay"],
+        )
+        self.states: dict[str, Any] = {
+            "network": self._network,
+            "optimizer": self._optimizer,
+            "generator": self._generator,
+        }
+
+    def untrained(self) -> Epoch:
+        """What is known before the first epoch."""
+        return Epoch(-1, None, self._spectrum(-1), 0.0)
+
+    def epoch(self, step: int) -> Epoch:
+        """Train for one epoch; one that diverges scores as bad as can be from then on."""
         started = time.perf_counter()
-        if step >= 0:
-            for x, target in task.training_batches(generator):
-                loss = task.loss(network(x.to(device)), target.to(device))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(network.parameters(), params["clipping"])
-                optimizer.step()
-            value = task.score(network)
+        for x, target in self._task.training_batches(self._generator):
+            outputs = self._network(x.to(self._device))
+            loss = self._task.loss(outputs, target.to(self._device))
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._clipping)
+            self._optimizer.step()
+        value = self._task.score(self._network)
         seconds = time.perf_counter() - started
-        spectrum = None
-        if with_spectra and step in SPECTRUM_EPOCHS and _is_finite(network):
-            spectrum = spectral_fingerprint(network.rnn, probe)
-        yield Epoch(step, value, spectrum, seconds)
+        return Epoch(step, value, self._spectrum(step), seconds)
+
+    def _spectrum(self, step: int) -> LyapunovSpectrum | None:
+        if self._probe is None or step not in SPECTRUM_EPOCHS or not _is_finite(self._network):
+            return None
+        return spectral_fingerprint(self._network.rnn, self._probe)
+
+
+def train(task: Task, params: Params, *, n_epochs: int, seed: int) -> Iterator[Epoch]:
+    """Train a configuration; yields the untrained network, then every epoch."""
+    training = Training(task, params, seed=seed)
+    yield training.untrained()
+    for step in range(n_epochs):
+        yield training.epoch(step)
 
 
 def training_seed(params: Params, seed: int) -> int:

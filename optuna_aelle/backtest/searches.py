@@ -105,7 +105,6 @@ class Search:
         step = trained[-1] if trained else UNTRAINED_STEP
         # What goes on has the spectra of where it was stopped.
         due = [at for at in pool.spectrum_steps if at > step or not trained] if spectra else []
-        resumed = bool(trained)
         while True:
             with pool.uncharged():
                 while due and due[0] <= step:
@@ -116,9 +115,8 @@ class Search:
                         write_system_attributes(trial.study, trial, told)
             # Of the untrained network most pruners have nothing to say.
             asked = step != UNTRAINED_STEP or self._judges_untrained(pool, spectra)
-            if asked and not resumed and trial.should_prune():
+            if asked and trial.should_prune():
                 return None
-            resumed = False
             if pool.is_over(position):
                 known = pool.trial(position)
                 # A trial that was pruned when it was recorded ends where its recording does.

@@ -86,9 +86,9 @@ class Checkpoints:
         """The epochs that a trial has yet to train, each saved once it is over.
 
         A trial that continues another one, or retries a failed one, begins after the epoch that
-        was saved last, with everything as it was then. Use it as the iterable of the loop itself:
-        what a trial reported last is saved when the loop ends, however it ends. An epoch that is
-        not the last is not saved where that would take more than a twentieth of the time.
+        was saved last, with everything as it was then. What ``trial.should_prune()`` stops is
+        saved at once, and so is the last epoch; others only where that takes less than a
+        twentieth of the time.
 
         Args:
             trial: The running trial.
@@ -195,20 +195,30 @@ class Checkpoints:
         self, trial: optuna.Trial, epochs: range, n_epochs: int, states: Mapping[str, Any]
     ) -> Iterator[int]:
         saved_at, cost = time.perf_counter(), 0.0
-        for epoch in epochs:
-            before = _n_reports(trial)
-            try:
-                yield epoch
-            except GeneratorExit:
-                # Stopped, or failed: with a report the epoch was complete.
-                if _n_reports(trial) > before:
-                    self._save(trial, epoch, n_epochs, states)
-                raise
-            started = time.perf_counter()
-            if epoch == n_epochs - 1 or cost <= _SHARE * (started - saved_at):
-                self._save(trial, epoch, n_epochs, states)
-                saved_at = time.perf_counter()
-                cost = saved_at - started
+        at, n_before = -1, 0
+
+        def save_if_stopped() -> bool:
+            stopped = asked()
+            # With a report the epoch is complete.
+            if stopped and at >= 0 and _n_reports(trial) > n_before:
+                self._save(trial, at, n_epochs, states)
+            return stopped
+
+        # Not when the loop is left: where somebody keeps the iterator, that is when garbage is
+        # collected, perhaps in the middle of a transaction of the storage.
+        asked = trial.should_prune
+        trial.should_prune = save_if_stopped  # type: ignore[method-assign]
+        try:
+            for at in epochs:
+                n_before = _n_reports(trial)
+                yield at
+                started = time.perf_counter()
+                if at == n_epochs - 1 or cost <= _SHARE * (started - saved_at):
+                    self._save(trial, at, n_epochs, states)
+                    saved_at = time.perf_counter()
+                    cost = saved_at - started
+        finally:
+            vars(trial).pop("should_prune", None)
 
     def _save(
         self, trial: optuna.Trial, epoch: int, n_epochs: int, states: Mapping[str, Any]

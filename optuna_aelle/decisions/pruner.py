@@ -68,6 +68,7 @@ from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.attributes import encode_fit_seconds
 from optuna_aelle.trials.attributes import fit_seconds
+from optuna_aelle.trials.continuation import inherited_step
 from optuna_aelle.trials.continuation import is_trained_to_its_end
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import stored_trial
@@ -178,6 +179,9 @@ class AeLLEPruner(BasePruner):
             )
         # A live trial does not see what a pruner has written past it.
         stored = self._stored(study, trial)
+        if inherited_step(stored) == stored.last_step is not None:
+            # It has just been decided that it goes on.
+            return False
         known = decode_verdict(stored)
         if known is not None and known.step == _step(trial):
             return True

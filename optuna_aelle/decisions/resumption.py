@@ -8,6 +8,7 @@ it promises more than all of those.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,12 +27,15 @@ from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.process import Field
 from optuna_aelle.trials.continuation import decode_checkpoints
 from optuna_aelle.trials.continuation import enqueue_continuation
+from optuna_aelle.trials.continuation import inherited_step
 from optuna_aelle.trials.continuation import is_trained_to_its_end
 from optuna_aelle.trials.continuation import origin_of
 from optuna_aelle.trials.continuation import planned_epochs
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import study_system_attributes
 from optuna_aelle.trials.storage import write_study_system_attribute
+
+_lock = threading.Lock()
 
 _RESUMES_KEY = "aelle:resumes"
 
@@ -49,9 +53,12 @@ def resume_promising(study: Study, trial: FrozenTrial) -> None:
     try:
         if not study_system_attributes(study).get(_RESUMES_KEY):
             write_study_system_attribute(study, _RESUMES_KEY, True)
-        promising = _promising(study)
-        if promising is not None:
-            enqueue_continuation(study, promising)
+        # Threads of one process must not find the same one; other processes are told apart where
+        # their continuations begin.
+        with _lock:
+            promising = _promising(study)
+            if promising is not None:
+                enqueue_continuation(study, promising)
     except Exception as error:  # an overnight study must go on, whatever is wrong here
         warn_once(
             "resumption failed",
@@ -87,6 +94,8 @@ def resumable(trials: Sequence[FrozenTrial]) -> list[int]:
         and trial.last_step is not None
         and math.isfinite(trial.intermediate_values[trial.last_step])
         and decode_checkpoints(trial)
+        # A pruner that stops it at once would do so again.
+        and inherited_step(trial) != trial.last_step
         and not is_trained_to_its_end(trial)
     ]
 

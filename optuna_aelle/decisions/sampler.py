@@ -52,6 +52,14 @@ _N_FRESH = 2
 # Before anything was trained there is no time to take a share of.
 _FIRST_SPECTRA = 4
 
+# Of those started so far, at which one is started at random.
+RANDOM_TURNS: tuple[int, ...] = ()
+
+
+def has_turn(n: int) -> bool:
+    return n in RANDOM_TURNS
+
+
 SpectrumFunction = Callable[[dict[str, Any]], Any]
 # Seconds of trainings so far, and of candidates' spectra.
 Clock = Callable[[], tuple[float, float]]
@@ -223,6 +231,9 @@ class AeLLESampler(WrappingSampler):
             reservoir, field.mean[len(trials) :], trials, trial.number
         ):
             field = reservoir.field(trials)
+        if has_turn(len(trials)):
+            # The last drawn: nobody has chosen it.
+            return reservoir.take(len(reservoir.candidates) - 1)
         return reservoir.take(int(np.argmax(index_of(field)[len(trials) :])))
 
     def _draw(

@@ -143,7 +143,7 @@ class Prior:
     ) -> tuple[FloatArray, FloatArray]:
         """The same of what has been read already, without a person's own studies."""
         if self.network is None:
-            return _by_curve_alone(traits, population)
+            return by_curve_alone(traits, population)
         return self.network.predict(traits.among(population))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -166,7 +166,7 @@ class Prior:
         return read_prior(path)
 
 
-def _by_curve_alone(traits: Traits, population: Population) -> tuple[FloatArray, FloatArray]:
+def by_curve_alone(traits: Traits, population: Population) -> tuple[FloatArray, FloatArray]:
     """Where nothing was learned elsewhere: the last value's rank, trusted more the longer."""
     rank = population.curve_columns(traits.curves)[:, 0]
     counts = np.array([len(curve) for curve in traits.curves])

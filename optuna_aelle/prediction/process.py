@@ -32,8 +32,11 @@ from scipy.linalg import cho_solve
 
 from optuna_aelle.prediction.encoding import ParameterEncoder
 from optuna_aelle.prediction.prior import Prior
+from optuna_aelle.prediction.prior import by_curve_alone
 from optuna_aelle.prediction.reading import Reader
 from optuna_aelle.prediction.traits import Population
+from optuna_aelle.prediction.traits import Traits
+from optuna_aelle.prediction.trust import trust_in
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 
 FloatArray = npt.NDArray[np.float64]
@@ -89,17 +92,45 @@ def forecast_field(
         return Field(mean, std)
     now = reader.read(started, math.inf)
     finished = [len(now.curves[i]) for i in range(m) if started[i].state == TrialState.COMPLETE]
+    length = max(finished, default=math.nan)
+    mean, std, trust = _weighted(
+        mean, std, now, Population(untrained.relative, now.curves, length)
+    )
     population = Population(
-        untrained.relative,
-        now.curves,
-        max(finished, default=math.nan),
-        standing=_selection(mean[:m], std[:m]),
+        untrained.relative, now.curves, length, standing=_selection(mean[:m], std[:m])
     )
     mean_now, std_now = prior.predict_traits(now, population)
     if prior.past is not None:
         mean_now, std_now = prior.past.correct(started, now, mean_now, std_now)
+    if trust < 1.0 and TRUST:
+        plain, plain_std = by_curve_alone(now, population)
+        # As a mixture of two words.
+        mixed = trust * mean_now + (1.0 - trust) * plain
+        variance = trust * (std_now**2 + (mean_now - mixed) ** 2)
+        variance += (1.0 - trust) * (plain_std**2 + (plain - mixed) ** 2)
+        mean_now, std_now = mixed, np.sqrt(variance)
     shift, std = _carried_over(everyone, mean, std, mean_now, std_now)
     return Field(np.concatenate([mean_now, mean[m:] + shift]), np.concatenate([std_now, std]))
+
+
+def _weighted(
+    mean: FloatArray, std: FloatArray, now: Traits, population: Population
+) -> tuple[FloatArray, FloatArray, float]:
+    """What the prior says of untrained networks, as far as it is borne out."""
+    m = len(now)
+    if not TRUST:
+        return mean, std, 1.0
+    plain, plain_std = by_curve_alone(now, population)
+    reliability = np.sqrt(np.maximum(1.0 - plain_std**2, 0.0))
+    told = reliability > 0.0
+    ranks = plain[told] / reliability[told]
+    beta = trust_in(mean[:m][told], float((std[:m] ** 2).mean()), ranks, reliability[told])
+    weighted = beta * mean
+    left = abs(beta) * std**2 + (1.0 - abs(beta)) * np.maximum(1.0, std**2)
+    return weighted, np.sqrt(left), max(beta, 0.0)
+
+
+TRUST = True
 
 
 def _carried_over(

@@ -197,7 +197,11 @@ def _store_spectrum(
     trial: optuna.trial.BaseTrial, key: str, payload: dict[str, Any], step: int
 ) -> None:
     stored = latest(trial)
-    if step in spectrum_payloads(trial if stored is None else stored):
+    known = spectrum_payloads(trial if stored is None else stored).get(step)
+    if known is not None:
+        if known.get("trial", trial.number) != trial.number:
+            # One that goes on where another trial was stopped has that one's spectra.
+            return
         warn_once(
             f"reported twice:{getattr(getattr(trial, 'study', None), 'study_name', '')}",
             f"Trial {trial.number} already has a spectrum for step {step}; the new one is "

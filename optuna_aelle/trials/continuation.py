@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.study import Study
+from optuna.trial import BaseTrial
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from optuna.trial import create_trial
@@ -34,6 +35,7 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import spectrum_payloads
 from optuna_aelle.trials.storage import add_as_it_is
+from optuna_aelle.trials.storage import latest
 
 CONTINUES_KEY = "aelle:continues"
 CHECKPOINTS_KEY = "aelle:checkpoints"
@@ -130,6 +132,13 @@ def inherited_step(trial: FrozenTrial) -> int | None:
     """The last step that a continuation has from its origin; None for one that starts anew."""
     step = _payload(trial, CONTINUES_KEY).get("step")
     return step if isinstance(step, int) else None
+
+
+def is_inherited(trial: FrozenTrial | BaseTrial, step: int) -> bool:
+    """Whether a continuation has a step from its origin: before it, nothing is to be reported."""
+    stored = latest(trial)
+    until = None if stored is None else inherited_step(stored)
+    return until is not None and step <= until
 
 
 def enqueue_continuation(study: Study, trial: FrozenTrial) -> None:

@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.trials.attributes import report_spectrum
+from optuna_aelle.trials.continuation import is_inherited
 from optuna_aelle.trials.storage import study_identity
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def report_network(
         direction: Of a bidirectional network, which of its two systems.
 
     Returns:
-        The spectrum, or None where there is none.
+        The spectrum, or None where there is none, or where a trial that goes on where it was
+        stopped has it already.
 
     Raises:
         ValueError: ``step`` is no whole number from −1 on.
@@ -60,6 +62,8 @@ def report_network(
     """
     from optuna_aelle.lyapunov import spectral_fingerprint
 
+    if is_inherited(trial, step):
+        return None
     _compare_probes(trial, inputs)
     try:
         spectrum = spectral_fingerprint(model, inputs, state=state, direction=direction)

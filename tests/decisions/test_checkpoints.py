@@ -88,11 +88,25 @@ def training(
             loss = train_epoch(states)
             epochs.append(epoch)
             trial.report(loss, epoch)
-            if stop(trial, epoch):
+            trial.study.pruner.stops = stop(trial, epoch)
+            if trial.should_prune():
                 raise optuna.TrialPruned
         return loss
 
     return objective
+
+
+class Told(NopPruner):
+    """Stops a trial where it is told to."""
+
+    stops = False
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return self.stops
+
+
+def told_study(**options: Any) -> optuna.Study:
+    return optuna.create_study(pruner=Told(), **options)
 
 
 def stop_at(last: int) -> Callable[[optuna.Trial, int], bool]:
@@ -101,7 +115,7 @@ def stop_at(last: int) -> Callable[[optuna.Trial, int], bool]:
 
 def test_a_continuation_is_the_same_training(tmp_path: Path, storage: BaseStorage) -> None:
     checkpoints = Checkpoints(tmp_path / "new" / "folder")
-    study = optuna.create_study(storage=storage, sampler=RandomSampler(seed=0))
+    study = told_study(storage=storage, sampler=RandomSampler(seed=0))
     epochs: list[int] = []
     objective = training(checkpoints, stop_at(2), epochs)
     study.optimize(objective, n_trials=1)
@@ -126,7 +140,7 @@ def test_a_continuation_is_the_same_training(tmp_path: Path, storage: BaseStorag
 
 def test_the_latest_two_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    study = optuna.create_study(study_name="a/b c", sampler=RandomSampler(seed=0))
+    study = told_study(study_name="a/b c", sampler=RandomSampler(seed=0))
     study.optimize(training(checkpoints, stop_at(5), []), n_trials=1)
     saved = decode_checkpoints(study.trials[0])
     assert len(saved) <= 2
@@ -153,14 +167,14 @@ def test_what_was_not_reported_is_not_saved(tmp_path: Path) -> None:
             trial.report(loss, epoch)
         return 0.0
 
-    study = optuna.create_study()
+    study = told_study()
     study.optimize(objective, n_trials=1, catch=(KeyError,))
     assert decode_checkpoints(study.trials[0])[0].epoch < 2
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    study = optuna.create_study()
+    study = told_study()
     epochs: list[int] = []
 
     def slow(trial: optuna.Trial, epoch: int) -> bool:
@@ -183,7 +197,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path: Path)
 @pytest.mark.parametrize("harm", ["gone", "damaged", "evil", "other states"])
 def test_without_a_checkpoint_a_continuation_starts_anew(tmp_path: Path, harm: str) -> None:
     checkpoints = Checkpoints(tmp_path)
-    study = optuna.create_study()
+    study = told_study()
     epochs: list[int] = []
     objective = training(checkpoints, stop_at(3), epochs)
     study.optimize(objective, n_trials=1)
@@ -240,7 +254,7 @@ class Failing:
 
 def test_any_artifact_store_will_do() -> None:
     store = Failing()
-    study = optuna.create_study()
+    study = told_study()
     epochs: list[int] = []
     objective = training(Checkpoints(store), stop_at(4), epochs)
     study.optimize(objective, n_trials=1)
@@ -252,7 +266,7 @@ def test_any_artifact_store_will_do() -> None:
 
 def test_a_full_disk_stops_nothing() -> None:
     store = Failing(n_writes=1)
-    study = optuna.create_study()
+    study = told_study()
     epochs: list[int] = []
     objective = training(Checkpoints(store), stop_at(4), epochs)
     with pytest.warns(AeLLEWarning, match="could not be saved") as record:
@@ -282,7 +296,7 @@ def test_what_could_not_be_read_back_is_told_at_once(tmp_path: Path) -> None:
             trial.report(1.0, epoch)
         return 1.0
 
-    study = optuna.create_study()
+    study = told_study()
     with pytest.warns(AeLLEWarning, match="could not be saved after epoch 0"):
         study.optimize(objective, n_trials=1)
     assert study.trials[0].state == TrialState.COMPLETE
@@ -290,11 +304,32 @@ def test_what_could_not_be_read_back_is_told_at_once(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+def test_a_loop_that_is_not_left_at_once_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Whoever keeps the iterator has it ended by the garbage collector, at any moment."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    study = told_study(storage=f"sqlite:///{tmp_path / 'study.db'}")
+
+    def objective(trial: optuna.Trial) -> float:
+        states = make()
+        epochs = checkpoints.epochs(trial, N_EPOCHS, **states)
+        cycle: list[Any] = [epochs]
+        cycle.append(cycle)
+        for epoch in epochs:
+            trial.report(train_epoch(states), epoch)
+            trial.study.pruner.stops = epoch == 1
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 0.0
+
+    study.optimize(objective, n_trials=8, gc_after_trial=True)
+    assert all(decode_checkpoints(t)[0].epoch == 1 for t in study.trials)
+
+
 def test_bad_arguments_are_told(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="a folder or an artifact store"):
         Checkpoints(3)
     checkpoints = Checkpoints(tmp_path)
-    trial = optuna.create_study().ask()
+    trial = told_study().ask()
     with pytest.raises(ValueError, match="at least 1"):
         checkpoints.epochs(trial, 0, model=make()["model"])
     with pytest.raises(ValueError, match="model=..., optimizer=..."):
@@ -312,7 +347,7 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
             super().write(artifact_id, content_body)
 
     store = Slow()
-    study = optuna.create_study()
+    study = told_study()
     study.optimize(training(Checkpoints(store), stop_at(-1), []), n_trials=1)
     # Epochs of a millisecond: the first is saved, for lack of experience, and the last.
     assert [s.epoch for s in decode_checkpoints(study.trials[0])] == [N_EPOCHS - 1, 0]
@@ -321,7 +356,7 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
 
 def test_two_workers_go_on_with_one_trial_once(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    study = optuna.create_study()
+    study = told_study()
     epochs: list[int] = []
     objective = training(checkpoints, stop_at(3), epochs)
     study.optimize(objective, n_trials=1)
@@ -340,10 +375,10 @@ KILLED = """
 import sys, time
 import optuna
 from optuna_aelle import Checkpoints
-from tests.decisions.test_checkpoints import stop_at, training
+from tests.decisions.test_checkpoints import Told, training
 
 storage = optuna.storages.RDBStorage(sys.argv[1], heartbeat_interval=1)
-study = optuna.load_study(study_name="killed", storage=storage)
+study = optuna.load_study(study_name="killed", storage=storage, pruner=Told())
 
 def slow(trial, epoch):
     print(epoch, flush=True)
@@ -363,7 +398,7 @@ def test_a_killed_worker_s_trial_goes_on(tmp_path: Path, inherits: bool) -> None
         grace_period=2,
         failed_trial_callback=RetryFailedTrialCallback(inherit_intermediate_values=inherits),
     )
-    study = optuna.create_study(study_name="killed", storage=storage)
+    study = told_study(study_name="killed", storage=storage)
     folder = tmp_path / "checkpoints"
     worker = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", KILLED, url, str(folder)],
@@ -447,7 +482,7 @@ def test_a_search_stops_and_goes_on(tmp_path: Path, storage: BaseStorage) -> Non
 def test_whoever_stopped_them_the_promising_go_on(tmp_path: Path) -> None:
     """Without our sampler and pruner, a trial that stands above all that go on is resumed."""
     checkpoints = Checkpoints(tmp_path)
-    study = optuna.create_study(sampler=RandomSampler(seed=0), pruner=NopPruner())
+    study = told_study(sampler=RandomSampler(seed=0))
 
     def objective(trial: optuna.Trial) -> float:
         good = quality(trial)
@@ -455,8 +490,9 @@ def test_whoever_stopped_them_the_promising_go_on(tmp_path: Path) -> None:
         for epoch in checkpoints.epochs(trial, 16, model=torch.nn.Linear(1, 1)):
             value = 1.0 - good * (1.0 - 0.7 ** (epoch + 1))
             trial.report(value, epoch)
-            if trial.number == 3 and epoch == 9:
-                raise optuna.TrialPruned  # by mistake
+            study.pruner.stops = trial.number == 3 and epoch == 9  # by mistake
+            if trial.should_prune():
+                raise optuna.TrialPruned
         return value
 
     for good in (0.2, 0.3, 0.1, 0.95, 0.25):

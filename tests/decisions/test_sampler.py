@@ -48,17 +48,17 @@ def run(sampler: Any, n: int = 50, storage: Any = None) -> optuna.Study:
 @pytest.mark.parametrize("base", [RandomSampler, TPESampler])
 def test_ranked_candidates_are_better_than_the_base_samplers(base: Any) -> None:
     options = {} if base is RandomSampler else {"multivariate": True, "constant_liar": False}
-    plain = run(base(seed=0, **options))
-    ranked = run(
-        AeLLESampler(spectrum_fn, base(seed=0, **options), n_candidates=32, spectrum_share=1.0)
-    )
 
-    def late(study: optuna.Study) -> float:
-        return float(np.mean([t.value for t in study.trials[20:]]))
+    def late(ranked: bool, seed: int) -> float:
+        sampler = base(seed=seed, **options)
+        if ranked:
+            sampler = AeLLESampler(spectrum_fn, sampler, n_candidates=32, spectrum_share=1.0)
+        return float(np.mean([t.value for t in run(sampler).trials[20:]]))
 
+    plain, ranked = (np.mean([late(kind, seed) for seed in range(3)]) for kind in (False, True))
     # TPE itself finds better ones in time.
     share = 0.6 if base is RandomSampler else 0.8
-    assert late(ranked) < share * late(plain) + 0.005
+    assert ranked < share * plain + 0.005
 
 
 def test_the_default_warns_of_nothing() -> None:
@@ -306,6 +306,9 @@ def test_candidates_are_judged_by_the_parameters_that_their_trial_will_have() ->
         return -np.arange(1.0, 9.0) * (0.1 + params["x"])
 
     study = optuna.create_study(sampler=AeLLESampler(of_params, seed=0))
+    # Of a branch that no trial has taken, nobody can know.
+    for cell in ("vanilla", "gru", "lstm"):
+        study.enqueue_trial({"cell": cell})
     study.optimize(gated, n_trials=60)
     reservoir = reservoir_of(study)
     assert reservoir is not None
