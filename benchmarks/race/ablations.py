@@ -14,10 +14,13 @@ from benchmarks.race.priors import prior_without
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLESampler
 from optuna_aelle.backtest.race import ArmFactory
+from optuna_aelle.backtest.searches import Callback
+from optuna_aelle.decisions.resumption import resume_promising
 from optuna_aelle.prediction.network import StandingNetwork
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.traits import COLUMNS
 
+Search = tuple[BaseSampler, BasePruner] | tuple[BaseSampler, BasePruner, Callback]
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -45,26 +48,32 @@ def ablation_arms(task: str) -> dict[str, ArmFactory]:
         "AeLLE, no prior": _without_prior,
         "AeLLE, names unknown": partial(_changed, task, Nameless),
         "AeLLE, reversed prior": partial(_changed, task, Reversed),
+        "AeLLE, no checkpoints": partial(_without_checkpoints, task),
         "AeLLE's sampler, SHA η=2": partial(_halving, task),
     }
 
 
-def _without_spectra(task: str) -> tuple[BaseSampler, BasePruner]:
-    return AeLLESampler(prior=prior_without(task)), AeLLEPruner(features=("curve", "params"))
+def _without_spectra(task: str) -> Search:
+    pruner = AeLLEPruner(features=("curve", "params"))
+    return AeLLESampler(prior=prior_without(task)), pruner, resume_promising
 
 
-def _without_prior() -> tuple[BaseSampler, BasePruner]:
-    return AeLLESampler(_recorded, prior=None), AeLLEPruner()
+def _without_prior() -> Search:
+    return AeLLESampler(_recorded, prior=None), AeLLEPruner(), resume_promising
 
 
-def _changed(task: str, kind: type[StandingNetwork]) -> tuple[BaseSampler, BasePruner]:
+def _changed(task: str, kind: type[StandingNetwork]) -> Search:
     prior = prior_without(task)
     assert prior.network is not None
     changed = Prior(kind(**vars(prior.network)), tasks=prior.tasks)
-    return AeLLESampler(_recorded, prior=changed), AeLLEPruner()
+    return AeLLESampler(_recorded, prior=changed), AeLLEPruner(), resume_promising
 
 
-def _halving(task: str) -> tuple[BaseSampler, BasePruner]:
+def _without_checkpoints(task: str) -> Search:
+    return AeLLESampler(_recorded, prior=prior_without(task)), AeLLEPruner()
+
+
+def _halving(task: str) -> Search:
     pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
     return AeLLESampler(_recorded, prior=prior_without(task)), pruner
 

@@ -1,0 +1,1 @@
+"""Real trainings against the clock."""
