@@ -29,15 +29,16 @@ from typing import Any
 from optuna.pruners import BasePruner
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import Study
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.moments import in_rung_floor
 from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.moments import only_failures_before
 from optuna_aelle.decisions.moments import report_spacing
+from optuna_aelle.decisions.noise import is_a_tie
 from optuna_aelle.decisions.reservoir import has_candidates
 from optuna_aelle.decisions.resumption import is_free_to_stop
 from optuna_aelle.decisions.rivalry import Rivalry
@@ -55,7 +56,6 @@ from optuna_aelle.decisions.wrapping import reduction_factor_of
 from optuna_aelle.prediction.cache import fitted_predictor
 from optuna_aelle.prediction.cache import lessons_of
 from optuna_aelle.prediction.curves import reports
-from optuna_aelle.prediction.curves import values_of_peers
 from optuna_aelle.prediction.fitted import MIN_LESSONS
 from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.forecast import Forecast
@@ -77,9 +77,6 @@ from optuna_aelle.trials.storage import write_user_attributes
 
 # Before training there is no curve to correct a mistake: ask for the top fifth, not for the best.
 _SCREENING_SHARE = 0.2
-# The top third of a rung is never stopped by a prediction: on public learning curves of recurrent
-# networks this halved the regret of pruning by the chance to beat the best.
-_RUNG_FLOOR = 1.0 / 3.0
 # η of the default halving: the least regret of those that halve from the first report on.
 _REDUCTION_FACTOR = 2
 # Two lessons more than a fit needs: leave-one-out predictions are to say something.
@@ -197,7 +194,7 @@ class AeLLEPruner(BasePruner):
         rivalry = self._rivalry(study, trial, stored) if asked else None
         if rivalry is not None:
             verdict = rivalry.verdict
-        elif halved:
+        elif halved and not (self._wrapped_pruner is None and self._is_a_tie(study, trial)):
             verdict = self._verdict_of_wrapped(study, trial)
         elif not beside:
             verdict = self._verdict_of_forecast(study, trial, stored)
@@ -258,6 +255,12 @@ class AeLLEPruner(BasePruner):
             )
             return False
 
+    def _is_a_tie(self, study: Study, trial: FrozenTrial) -> bool:
+        try:
+            return is_a_tie(study, trial)
+        except Exception:  # a storage hiccup must not undo a decision
+            return False
+
     def _verdict_of_wrapped(self, study: Study, trial: FrozenTrial) -> Verdict:
         reduction_factor: int | None = _REDUCTION_FACTOR
         if self._wrapped_pruner is not None:
@@ -300,7 +303,7 @@ class AeLLEPruner(BasePruner):
                 if seconds > _LEAST_CHARGE:
                     self._write(study, trial, system=charge)
                 return None
-            stop = forecast.chance < self._risk and not self._in_rung_floor(study, trial)
+            stop = forecast.chance < self._risk and not in_rung_floor(study, trial)
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             warn_once(
                 "prediction failed",
@@ -362,16 +365,6 @@ class AeLLEPruner(BasePruner):
         if step < self._n_warmup_steps or not math.isfinite(trial.intermediate_values[step]):
             return False
         return is_rung(len(trial.intermediate_values))
-
-    def _in_rung_floor(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial stands in the top third of all that have reported as often."""
-        if not trial.intermediate_values:
-            return False
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-        own = sign * reports(trial)[-1]
-        peers = [sign * value for value in values_of_peers(every_trial(study), trial)]
-        better = sum(value > own for value in peers)
-        return better < max(int((len(peers) + 1) * _RUNG_FLOOR), 1)
 
     def _stored(self, study: Study, trial: FrozenTrial) -> FrozenTrial:
         """The trial with all its attributes, or one without any where it cannot be read."""

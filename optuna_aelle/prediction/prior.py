@@ -171,7 +171,8 @@ def by_curve_alone(traits: Traits, population: Population) -> tuple[FloatArray, 
     rank = population.curve_columns(traits.curves)[:, 0]
     counts = np.array([len(curve) for curve in traits.curves])
     share = np.nan_to_num(counts / population.length, nan=0.3)
-    trust = np.where(np.isnan(rank), 0.0, np.minimum(0.5 + 0.5 * share, 0.99))
+    # About how values of recorded trainings rank where they end: .68 after 1 of 27, .82 after 8.
+    trust = np.where(np.isnan(rank), 0.0, np.minimum(0.6 + 0.4 * np.sqrt(share), 0.99))
     return trust * np.nan_to_num(rank), np.sqrt(1.0 - trust**2)
 
 

@@ -10,6 +10,9 @@ with a constant (c), the slope of the prior (b: a prior that is wrong here loses
 the evidence), and the parameters x (p). What a started trial has shown is its curve's own word:
 the observation l of variance v that turns m₀ into m_t.
 
+*Trust.* Where curves contradict what the prior said of untrained networks, its word counts for
+less, before and during training (`optuna_aelle.prediction.trust`).
+
 *Selection.* Started trials were chosen, so that one in their middle is better than one in the
 middle of the space. Ranks among them are therefore mapped to a ± b of what the prior expected of
 them; without this a search takes good networks for poor ones and never ends one.
@@ -93,33 +96,35 @@ def forecast_field(
     now = reader.read(started, math.inf)
     finished = [len(now.curves[i]) for i in range(m) if started[i].state == TrialState.COMPLETE]
     length = max(finished, default=math.nan)
-    mean, std, trust = _weighted(
-        mean, std, now, Population(untrained.relative, now.curves, length)
-    )
+    chosen = Population(untrained.relative, now.curves, length)
+    mean, std, trust = _as_far_as_borne_out(mean, std, now, chosen)
     population = Population(
         untrained.relative, now.curves, length, standing=_selection(mean[:m], std[:m])
     )
     mean_now, std_now = prior.predict_traits(now, population)
     if prior.past is not None:
         mean_now, std_now = prior.past.correct(started, now, mean_now, std_now)
-    if trust < 1.0 and TRUST:
-        plain, plain_std = by_curve_alone(now, population)
-        # As a mixture of two words.
-        mixed = trust * mean_now + (1.0 - trust) * plain
-        variance = trust * (std_now**2 + (mean_now - mixed) ** 2)
-        variance += (1.0 - trust) * (plain_std**2 + (plain - mixed) ** 2)
-        mean_now, std_now = mixed, np.sqrt(variance)
+    plain = by_curve_alone(now, population)
+    mean_now, std_now = _mixed(trust, (mean_now, std_now), plain)
     shift, std = _carried_over(everyone, mean, std, mean_now, std_now)
     return Field(np.concatenate([mean_now, mean[m:] + shift]), np.concatenate([std_now, std]))
 
 
-def _weighted(
+def _mixed(
+    trust: float, word: tuple[FloatArray, FloatArray], plain: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and spread of a mixture: the prior's word, and what the curves alone say."""
+    mean = trust * word[0] + (1.0 - trust) * plain[0]
+    variance = trust * (word[1] ** 2 + (word[0] - mean) ** 2)
+    variance += (1.0 - trust) * (plain[1] ** 2 + (plain[0] - mean) ** 2)
+    return mean, np.sqrt(variance)
+
+
+def _as_far_as_borne_out(
     mean: FloatArray, std: FloatArray, now: Traits, population: Population
 ) -> tuple[FloatArray, FloatArray, float]:
-    """What the prior says of untrained networks, as far as it is borne out."""
+    """What the prior says of untrained networks, weighted; and how much to believe it later."""
     m = len(now)
-    if not TRUST:
-        return mean, std, 1.0
     plain, plain_std = by_curve_alone(now, population)
     reliability = np.sqrt(np.maximum(1.0 - plain_std**2, 0.0))
     told = reliability > 0.0
@@ -128,9 +133,6 @@ def _weighted(
     weighted = beta * mean
     left = abs(beta) * std**2 + (1.0 - abs(beta)) * np.maximum(1.0, std**2)
     return weighted, np.sqrt(left), max(beta, 0.0)
-
-
-TRUST = True
 
 
 def _carried_over(

@@ -17,8 +17,8 @@ FloatArray = npt.NDArray[np.float64]
 
 _WEIGHTS = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 # On recorded tasks priors that had not seen them were right; elsewhere nobody knows.
-_BELIEF = np.array([0.01, 0.02, 0.07, 0.2, 0.7])
-_LEAST = 4
+_BELIEF = np.array([0.02, 0.03, 0.1, 0.2, 0.65])
+_LEAST = 3
 
 
 def trust_in(
