@@ -121,6 +121,19 @@ def continuations(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     return found
 
 
+def furthest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Number of each trial to the one in which its network was trained furthest."""
+    by_number = {trial.number: trial for trial in trials}
+    further = {a: b for a, b in continuations(trials).items() if b in by_number}
+    found = {}
+    for number in by_number:
+        last = number
+        while last in further:
+            last = further[last]
+        found[number] = by_number[last]
+    return found
+
+
 def one_a_network(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials without those whose network another one of them has trained further."""
     numbers = {trial.number for trial in trials}

@@ -7,6 +7,7 @@ from itertools import accumulate
 import optuna
 import plotly.graph_objects as go
 
+from optuna_aelle.trials.continuation import origin_of
 from optuna_aelle.trials.cost import trained_steps
 from optuna_aelle.visualization._style import ACCENT
 from optuna_aelle.visualization._style import MAX_POINTS
@@ -41,7 +42,8 @@ def plot_compute_saved(study: optuna.Study) -> go.Figure:
     if longest == 0:
         return empty(title, "No trial that reported values has ended yet.")
     spent = list(accumulate(steps))
-    full = [longest * (i + 1) for i in range(len(ended))]
+    # A network that goes on in another trial is trained whole once.
+    full = list(accumulate(longest * (origin_of(trial) is None) for trial in ended))
     rows = thin(list(zip([trial.number for trial in ended], spent, full, strict=True)), MAX_POINTS)
     numbers, taken, needed = (list(column) for column in zip(*rows, strict=True))
     figure = go.Figure()

@@ -15,6 +15,7 @@ from optuna_aelle.decisions.speech import predictor_status
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.prediction.forecast import Forecast
 from optuna_aelle.prediction.forecast import decode_forecasts
+from optuna_aelle.trials.continuation import furthest
 from optuna_aelle.visualization._style import MAX_POINTS
 from optuna_aelle.visualization._style import SCALE
 from optuna_aelle.visualization._style import UNSCORED
@@ -51,8 +52,11 @@ def plot_predictions(study: optuna.Study) -> go.Figure:
         >>> plot_predictions(study).show()  # doctest: +SKIP
     """
     title = "Predicted against actual final value"
+    trials = trials_of(study)
+    # What was expected before a network was stopped is held against where it ended later.
+    ends_in = furthest(trials)
     forecasts = [
-        (trial, f) for trial in trials_of(study) for f in decode_forecasts(trial).values()
+        (ends_in[trial.number], f) for trial in trials for f in decode_forecasts(trial).values()
     ]
     rows = [
         (trial, forecast)

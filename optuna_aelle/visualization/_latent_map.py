@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from optuna.trial import TrialState
 
 from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.visualization._style import MAX_POINTS
 from optuna_aelle.visualization._style import UNSCORED
 from optuna_aelle.visualization._style import color_axis
@@ -62,7 +63,11 @@ def draw_latent_map(
 ) -> go.Figure:
     """As `plot_latent_map`, but PCA unless UMAP is ready within ``patience`` seconds."""
     title = "AeLLE latent space of the latest spectra"
-    found = [(t, *list(s.items())[-1]) for t in trials_of(study) if (s := decode_spectra(t))]
+    found = [
+        (t, *list(s.items())[-1])
+        for t in one_a_network(trials_of(study))
+        if (s := decode_spectra(t))
+    ]
     found = thin(found, MAX_POINTS)
     finals = np.array([final_value(trial) for trial, _, _ in found])
     if len(found) < 3 or not np.isfinite(finals).any():

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.visualization._style import MAX_LINES
 from optuna_aelle.visualization._style import color
 from optuna_aelle.visualization._style import color_axis
@@ -51,7 +52,9 @@ def plot_spectra(study: optuna.Study) -> go.Figure:
         >>> plot_spectra(study).show()  # doctest: +SKIP
     """
     title = "Lyapunov spectra of the trials"
-    found = [(t, spectra) for t in trials_of(study) if (spectra := decode_spectra(t))]
+    found = [
+        (t, spectra) for t in one_a_network(trials_of(study)) if (spectra := decode_spectra(t))
+    ]
     if not found:
         return empty(title, "No spectra yet: report them with optuna_aelle.report_network.")
     axis = color_axis(study, [trial for trial, _ in found])

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.continuation import origin_of
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
@@ -55,6 +56,8 @@ def goodness(study: optuna.Study, trial: FrozenTrial) -> tuple[bool, bool, float
 def label(trial: FrozenTrial, step: int) -> str:
     """One line on a trial as of a step."""
     words = [f"trial {trial.number}", trial.state.name.lower(), step_name(step)]
+    if (origin := origin_of(trial)) is not None:
+        words[0] += f", which goes on with trial {origin}"
     if math.isfinite(value_of(trial)):
         words.append(f"value {value_of(trial):.5g}")
     return ", ".join(words)

@@ -21,6 +21,7 @@ from optuna_aelle import encode_spectrum
 from optuna_aelle import report_spectrum
 from optuna_aelle.decisions.verdict import VERDICT_KEY
 from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.continuation import enqueue_continuation
 from optuna_aelle.visualization import plot_compute_saved
 from optuna_aelle.visualization import plot_latent_map
 from optuna_aelle.visualization import plot_predictions
@@ -302,3 +303,41 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def resumed_study() -> optuna.Study:
+    """Trial 1 was stopped after two steps, and went on as trial 3."""
+    study = optuna.create_study()
+    attributes = encode_spectrum(-np.arange(1.0, 9.0), -1)
+    for number, curve in enumerate(([0.9, 0.5, 0.3, 0.2], [0.8, 0.6], [0.9, 0.8])):
+        whole = len(curve) == 4
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if whole else TrialState.PRUNED,
+                value=curve[-1] if whole else None,
+                intermediate_values=dict(enumerate(curve)),
+                system_attrs=attributes | stored_forecast(1, 0.1 * number, 0.1),
+            )
+        )
+    enqueue_continuation(study, study.trials[1])
+    trial = study.ask()
+    trial.report(0.3, 2)
+    trial.report(0.1, 3)
+    study.tell(trial, 0.1)
+    return study
+
+
+def test_a_network_that_goes_on_is_one_network(no_umap: None) -> None:
+    study = resumed_study()
+    spent, needed = plot_compute_saved(study).data
+    assert list(spent.y) == [4, 6, 8, 10]
+    assert list(needed.y) == [4, 8, 12, 12]
+    lines = [d for d in plot_spectra(study).data if d.mode == "lines"]
+    assert len(lines) == 3
+    # What was expected of trial 1 is held against where its network ended.
+    figure = plot_predictions(study)
+    circles = [d for d in figure.data if d.marker.symbol == "circle"]
+    found = {(x, y) for d in circles for x, y in zip(d.x, d.y, strict=True)}
+    assert (0.1, 0.1) in found
+    texts = [text for d in circles for text in d.text]
+    assert any("trial 3, which goes on with trial 1" in text for text in texts)
