@@ -33,6 +33,7 @@ from optuna_aelle.trials.attributes import spectrum_seconds
 from optuna_aelle.trials.continuation import continuations
 from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.cost import trained_steps
+from studies.against import compare
 from studies.arguments import device
 from studies.arguments import n_jobs
 from studies.arguments import nonnegative
@@ -47,12 +48,13 @@ TRAINING_SECONDS_KEY = "training_seconds"
 # Name on the command line to name among the arms of a replay.
 PRUNERS = {
     "aelle": OURS,
+    "defaults": "Median",
     "median": "Median",
     "hyperband": "Hyperband, min 1",
     "sha": "SHA η=2, min 1",
     "none": NONE,
 }
-SAMPLERS = ("aelle", "tpe", "random")
+SAMPLERS = ("aelle", "defaults", "tpe", "random")
 
 
 def make_pruner(name: str, n_epochs: int) -> BasePruner:
@@ -75,6 +77,7 @@ def make_samplers(task: Task, seed: int, n_drawn: int = 0) -> dict[str, Callable
 
     return {
         "aelle": lambda: aelle.AeLLESampler(spectrum_fn, prior=task.prior, seed=draw_seed),
+        "defaults": lambda: optuna.samplers.TPESampler(seed=draw_seed),
         "tpe": lambda: optuna.samplers.TPESampler(
             multivariate=True, group=True, constant_liar=False, seed=draw_seed
         ),
@@ -156,6 +159,18 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
     # What goes wrong in a trial is raised anyway; an interruption needs no traceback.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    study = _search(task, options)
+    if study is not None and options.against is not None:
+        choice = {"pruner": "defaults", "sampler": "defaults", "no_plots": True}
+        name = f"{options.study_name}-{options.against}"
+        other = argparse.Namespace(**{**vars(options), **choice, "study_name": name})
+        rival = _search(task, other)
+        if rival is not None:
+            print(f"\n{compare(task, study, rival)}")
+
+
+def _search(task: Task, options: argparse.Namespace) -> optuna.Study | None:
+    """One study with its closing lines; None where it was interrupted."""
     study = optuna.create_study(
         study_name=options.study_name,
         storage=options.storage,
@@ -201,12 +216,13 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
             )
     except KeyboardInterrupt:
         print("\nInterrupted. The same command resumes the study.")
-        return
+        return None
     if not options.no_plots:
         aelle.save_dashboard_plots(study)
     overhead = sampler.overhead_seconds if isinstance(sampler, aelle.AeLLESampler) else 0.0
     print(summary(study, task, options.epochs, overhead))
     print(f"\nLook at it:  {_BIN}optuna-dashboard {options.storage}")
+    return study
 
 
 def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: float) -> str:
@@ -270,5 +286,8 @@ def _parse(task: Task, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=nonnegative, default=0, help="of trainings and draws")
     parser.add_argument("--n-jobs", type=n_jobs, default=1, help="trials at once; -1: one a core")
     parser.add_argument("--threads", type=positive, default=1, help="torch threads per training")
+    parser.add_argument(
+        "--against", choices=["defaults"], help="search under Optuna's defaults, too, and compare"
+    )
     parser.add_argument("--no-plots", action="store_true", help="save no dashboard plots")
     return parser.parse_args(arguments)

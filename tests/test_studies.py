@@ -20,6 +20,8 @@ from optuna.trial import TrialState
 
 from optuna_aelle import decode_spectra
 from optuna_aelle.trials.continuation import one_a_network
+from optuna_aelle.trials.continuation import origin_of
+from optuna_aelle.trials.cost import trained_steps
 from studies.arguments import device
 from studies.arguments import n_jobs
 from studies.digits import Digits
@@ -43,8 +45,10 @@ PARAMS = {
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Any:
+def _one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     threads = torch.get_num_threads()
+    # Checkpoints lie where a study is run.
+    monkeypatch.chdir(tmp_path)
     yield
     torch.set_num_threads(threads)
 
@@ -67,12 +71,37 @@ def test_a_study_runs_resumes_and_sums_up(
     assert all(-1 in decode_spectra(t) for t in study.trials)
 
 
-@pytest.mark.parametrize("pruner", ["aelle", "median", "hyperband", "sha", "none"])
-@pytest.mark.parametrize("sampler", ["aelle", "tpe", "random"])
-def test_every_pruner_with_every_sampler(
-    pruner: str, sampler: str, capsys: pytest.CaptureFixture[str]
+def test_a_study_goes_on_where_a_network_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    choice = ["--pruner", pruner, "--sampler", sampler]
+    """And beside it, on demand, the same search under Optuna's defaults."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    options = ["--storage", url, "--epochs", "5", "--trials", "16", "--against", "defaults"]
+    main(Recall(), [*options, "--no-plots"])
+    study = optuna.load_study(study_name="recall", storage=url)
+    rival = optuna.load_study(study_name="recall-defaults", storage=url)
+    assert len(rival.trials) == 16
+    resumed = [t for t in study.trials if origin_of(t) is not None]
+    assert resumed
+    printed = capsys.readouterr().out
+    spent = sum(trained_steps(study.trials))
+    assert f"{spent} of the" in printed
+    # A network is the same whoever trains it, in one go or two.
+    further = max(resumed, key=lambda t: len(t.intermediate_values))
+    curve = list(further.intermediate_values.values())
+    straight = list(train(Recall(), further.params, n_epochs=len(curve), seed=0))
+    assert [e.value for e in straight[1:]] == curve
+    assert "AeLLE              " in printed
+    assert "Optuna's defaults  " in printed
+    assert (tmp_path / "recall-against-defaults.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("pruner", ["aelle", "defaults", "median", "hyperband", "sha", "none"])
+@pytest.mark.parametrize("sampler", ["aelle", "defaults", "tpe", "random"])
+def test_every_pruner_with_every_sampler(
+    pruner: str, sampler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = ["--pruner", pruner, "--sampler", sampler, "--checkpoints", str(tmp_path)]
     arguments = ["--trials", "2", "--epochs", "1", "--storage", "sqlite://", "--no-plots"]
     main(Digits(), [*arguments, *choice, "--study-name", f"{pruner}-{sampler}"])
     assert "digits: 2 trials" in capsys.readouterr().out
@@ -165,12 +194,12 @@ def test_a_worker_that_starts_during_the_first_trial_draws_something_else() -> N
     assert params[0] != params[1]
 
 
-def _start(url: str, trials: int, epochs: int = 30) -> subprocess.Popen[str]:
+def _start(url: str, folder: Path, trials: int, epochs: int = 30) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "studies.recall", "--storage", url, "--no-plots"]
     return subprocess.Popen(
         [*command, "--trials", str(trials), "--epochs", str(epochs)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -195,7 +224,7 @@ def _wait_for_trials(url: str, n: int) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_study_resumes(how: signal.Signals, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    process = _start(url, trials=200)
+    process = _start(url, tmp_path, trials=200)
     _wait_for_trials(url, 3)
     process.send_signal(how)
     output, _ = process.communicate(timeout=60)
@@ -213,7 +242,7 @@ def test_an_interrupted_study_resumes(how: signal.Signals, tmp_path: Path) -> No
 def test_two_workers_of_one_command_share_its_trials(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.create_study(study_name="recall", storage=url)
-    workers = [_start(url, trials=10, epochs=2) for _ in range(2)]
+    workers = [_start(url, tmp_path, trials=10, epochs=2) for _ in range(2)]
     for worker in workers:
         output, _ = worker.communicate(timeout=120)
         assert worker.returncode == 0, output

@@ -1,0 +1,77 @@
+"""One search beside another: the best value so far against the epochs spent."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import TrialState
+
+from optuna_aelle.trials.cost import trained_steps
+
+if TYPE_CHECKING:
+    from studies.training import Task
+
+
+def compare(task: Task, study: optuna.Study, rival: optuna.Study) -> str:
+    """Draw both into one figure, and say which needs how much to come how far."""
+    courses = {name: _course(s) for name, s in (("AeLLE", study), ("Optuna's defaults", rival))}
+    path = Path(f"{study.study_name}-against-defaults.png")
+    _draw(task, courses, path)
+    (_, ours), (_, theirs) = courses.values()
+    sign = 1.0 if task.direction == "maximize" else -1.0
+    lines = [
+        f"{name:<18} {best[-1]:.4g} after {epochs[-1]} epochs"
+        for name, (epochs, best) in courses.items()
+        if best
+    ]
+    if ours and theirs:
+        epochs = [
+            e
+            for e, value in zip(*courses["AeLLE"], strict=True)
+            if sign * value >= sign * theirs[-1]
+        ]
+        spent = courses["Optuna's defaults"][0][-1]
+        lines.append(
+            f"AeLLE has what the defaults end with after {epochs[0]} epochs "
+            f"({epochs[0] / spent:.0%} of theirs)"
+            if epochs
+            else "AeLLE does not reach what the defaults end with"
+        )
+    return "\n".join([*lines, f"Drawn in {path}"])
+
+
+def _course(study: optuna.Study) -> tuple[list[int], list[float]]:
+    """Epochs so far and best finished value, a row an ended trial, from the first finished on."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    better = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
+    spent, best = 0, math.nan
+    epochs, values = [], []
+    for trial, steps in zip(ended, trained_steps(ended), strict=True):
+        spent += steps
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            best = trial.value if math.isnan(best) else better(best, trial.value)
+        if not math.isnan(best):
+            epochs.append(spent)
+            values.append(best)
+    return epochs, values
+
+
+def _draw(task: Task, courses: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
+    # Imported late: the searches themselves draw nothing.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    for (name, (epochs, best)), color in zip(courses.items(), ("#d81b60", "#1e88e5"), strict=True):
+        axis.step(epochs, best, where="post", color=color, label=name, linewidth=2)
+    axis.set_xlabel("epochs spent")
+    axis.set_ylabel(f"best {task.metric} so far")
+    axis.set_title(task.name)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=130)
