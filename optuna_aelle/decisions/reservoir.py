@@ -9,6 +9,7 @@ cache, and whatever is not in it is drawn anew.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from scipy.special import log_ndtr
 
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.process import Field
@@ -153,15 +155,26 @@ def started_trials(study: Study) -> list[FrozenTrial]:
     return [t for t in trials if t.intermediate_values or t.values or _told(t)]
 
 
-def index_of(field: Field) -> FloatArray:
-    """How much each promises ``(n,)``: what is expected of it, and what it may still show."""
-    return field.mean + EXPLORATION * field.std
+def index_of(field: Field, started: Sequence[FrozenTrial]) -> FloatArray:
+    """How much each network promises ``(n,)``, the higher the better.
+
+    The logarithm of the expected improvement on the best that was trained to its end; before
+    there is one, what is expected of it and what it may still show.
+    """
+    ended = [i for i, t in enumerate(started) if t.state == TrialState.COMPLETE]
+    if not ended:
+        return field.mean + EXPLORATION * field.std
+    ahead = (field.mean - float(np.max(field.mean[ended]))) / field.std
+    return np.asarray(np.log(field.std) + _log_improvement(ahead))
 
 
-def best_untried(field: Field, n_started: int) -> float:
-    """The highest index among the candidates: mean, and what exploring is worth; −inf of none."""
-    index = index_of(field)[n_started:]
-    return float(np.max(index)) if len(index) else -np.inf
+def _log_improvement(ahead: FloatArray) -> FloatArray:
+    """ln E[max(z + ``ahead``, 0)] of a standard normal z, also where it is tiny."""
+    x = np.maximum(ahead, -30.0)
+    density = -0.5 * x**2 - 0.5 * math.log(2.0 * math.pi)
+    # With the Mills ratio Φ(x) / φ(x), what is left is a small difference: bounded from below.
+    rest = 1.0 + x * np.exp(log_ndtr(x) - density)
+    return np.asarray(density + np.log(np.maximum(rest, 1.0 / (2.0 + x**2) ** 2)))
 
 
 def key_of(params: Mapping[str, Any]) -> str:

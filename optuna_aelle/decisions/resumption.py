@@ -18,13 +18,11 @@ from optuna.trial import TrialState
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.moments import is_halving_rung
-from optuna_aelle.decisions.reservoir import best_untried
 from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import reservoir_of
 from optuna_aelle.decisions.reservoir import started_trials
 from optuna_aelle.prediction.prior import Prior
-from optuna_aelle.prediction.process import Field
 from optuna_aelle.trials.continuation import decode_checkpoints
 from optuna_aelle.trials.continuation import enqueue_continuation
 from optuna_aelle.trials.continuation import inherited_step
@@ -100,12 +98,6 @@ def resumable(trials: Sequence[FrozenTrial]) -> list[int]:
     ]
 
 
-def best_stopped(field: Field, trials: Sequence[FrozenTrial]) -> float:
-    """The highest index among the stopped trials that can go on; −inf where there is none."""
-    positions = resumable(trials)
-    return float(np.max(index_of(field)[positions])) if positions else -math.inf
-
-
 def _promising(study: Study) -> FrozenTrial | None:
     """The stopped trial to go on with, if there is one."""
     waiting = every_trial(study, (TrialState.WAITING,))
@@ -119,13 +111,13 @@ def _promising(study: Study) -> FrozenTrial | None:
     with reservoir.lock:
         field = reservoir.field(trials)
         has_candidates = bool(reservoir.candidates)
-    index = index_of(field)
+    index = index_of(field, trials)
     best = max(stopped, key=lambda position: index[position])
     if has_candidates:
-        bar = best_untried(field, len(trials))
-    else:
-        # Nobody knows what would start instead: it must promise more than all that have not
-        # been stopped.
-        others = [i for i, t in enumerate(trials) if t.state != TrialState.PRUNED]
-        bar = float(np.max(field.mean[others])) if others else math.inf
-    return trials[best] if index[best] > bar else None
+        bar = float(np.max(index[len(trials) :]))
+        return trials[best] if index[best] > bar else None
+    # Nobody knows what would start instead: it must stand above all that have not been stopped.
+    best = max(stopped, key=lambda position: field.mean[position])
+    others = [i for i, t in enumerate(trials) if t.state != TrialState.PRUNED]
+    bar = float(np.max(field.mean[others])) if others else math.inf
+    return trials[best] if field.mean[best] > bar else None

@@ -1,9 +1,13 @@
-"""Where halving would stop a trial: does something else promise more?
+"""Where a trial may be stopped: does something else promise more?
 
 Successive halving stops half of all trials at each rung, however good they are: of a search that
 starts its best candidates first, it stops good ones for worse. So halving only proposes. The trial
-is stopped if what could start in its place, the best candidate that the sampler remembers, is
-expected to end at least as well; else it goes on.
+is stopped if the best candidate that the sampler remembers is expected to end at least as well;
+else it goes on.
+
+Where trials are checkpointed, stopping loses nothing. At each rung the trial is then compared with
+the candidates and with all that have been stopped, by what each may add to the best so far
+(`optuna_aelle.decisions.reservoir.index_of`), and whatever promises most trains next.
 
 `benchmarks/NOTES.md` says what else was tried.
 """
@@ -19,12 +23,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from scipy.stats import norm
 
-from optuna_aelle.decisions.reservoir import best_untried
+from optuna_aelle.decisions.reservoir import EXPLORATION
 from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.reservoir import reservoir_of
 from optuna_aelle.decisions.reservoir import started_trials
-from optuna_aelle.decisions.resumption import best_stopped
 from optuna_aelle.decisions.resumption import may_go_on
+from optuna_aelle.decisions.resumption import resumable
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import Verdict
 from optuna_aelle.prediction.curves import is_lesson
@@ -62,15 +66,20 @@ def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
         if own is None or trial.last_step is None or not lessons:
             return None
         field = reservoir.field(trials)
-    rival = best_untried(field, len(trials))
-    promise = float(field.mean[own])
+    rivals = list(range(len(trials), len(field.mean)))
     if may_go_on(study, trial):
-        # Among those that may go on all are judged alike.
-        rival = max(rival, best_stopped(field, trials))
-        promise = float(index_of(field)[own])
+        rivals += resumable(trials)
+        index = index_of(field, trials)
+        promise = index[own]
+    else:
+        # Whoever is stopped for good can show nothing more.
+        index = field.mean + EXPLORATION * field.std
+        promise = field.mean[own]
+    best = max(rivals, key=lambda position: index[position])
+    rival = float(field.mean[best])
     forecast = _forecast(study, trials, lessons, own, field, rival)
     # What is not finite leads nowhere.
-    if promise > rival and math.isfinite(trial.intermediate_values[trial.last_step]):
+    if promise > index[best] and math.isfinite(trial.intermediate_values[trial.last_step]):
         return Rivalry(None, forecast)
     step = trial.last_step
     value = trial.intermediate_values[step]
@@ -81,6 +90,7 @@ def judge(study: Study, trial: FrozenTrial) -> Rivalry | None:
             value if math.isfinite(value) else None,
             forecast=forecast,
             rival=rival,
+            rival_std=float(field.std[best]),
         ),
         forecast,
     )

@@ -230,7 +230,7 @@ class AeLLESampler(WrappingSampler):
             field = reservoir.field(trials)
         if len(trials) in _UNCHOSEN:
             return reservoir.take(len(reservoir.candidates) - 1)
-        return reservoir.take(int(np.argmax(index_of(field)[len(trials) :])))
+        return reservoir.take(int(np.argmax(index_of(field, trials)[len(trials) :])))
 
     def _draw(
         self,

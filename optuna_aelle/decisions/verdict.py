@@ -22,6 +22,7 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import Study
 from optuna.study import StudyDirection
@@ -30,6 +31,7 @@ from scipy.stats import norm
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.prediction.curves import values_of_peers
+from optuna_aelle.prediction.forecast import CENTRAL_80
 from optuna_aelle.prediction.forecast import Forecast
 from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
@@ -62,8 +64,9 @@ class Verdict:
         rung: Of successive halving, counted from 0.
         risk: A forecast stops a trial whose chance is below this.
         forecast: What decided, where ``by`` is `AELLE`.
-        rival: The standing that the best candidate is expected to reach, where the trial was
-            stopped to let that one start.
+        rival: The standing that another network is expected to reach, where the trial was stopped
+            to let that one train.
+        rival_std: How uncertain that is.
 
     Example:
         >>> print(decode_verdict(study.trials[7]).sentence())
@@ -80,12 +83,13 @@ class Verdict:
     risk: float | None = None
     forecast: Forecast | None = None
     rival: float | None = None
+    rival_std: float | None = None
 
     def sentence(self) -> str:
         """The verdict in one line; chance and interval are on one scale, that of the standings."""
         moment = "before training" if self.step == UNTRAINED_STEP else f"step {self.step}"
         if self.forecast is not None and self.rival is not None:
-            return f"{moment}: {_of_rival(self.forecast, self.rival)}"
+            return f"{moment}: {_of_rival(self.forecast, self.rival, self.rival_std or 0.0)}"
         if self.forecast is not None:
             return f"{moment}: {_of_forecast(self.forecast, self.risk)}"
         rung = "" if self.rung is None else f", rung {self.rung}"
@@ -101,12 +105,13 @@ class Verdict:
         return f"{moment}: {self.by}{rung}{reason}"
 
 
-def _of_rival(forecast: Forecast, rival: float) -> str:
+def _of_rival(forecast: Forecast, rival: float, rival_std: float) -> str:
     low, high = forecast.percentile_interval
+    middle, least, most = norm.cdf(rival + rival_std * np.array([0.0, -CENTRAL_80, CENTRAL_80]))
     return (
         f"AeLLE expects it to end ahead of {forecast.percentile:.0%} of what could be trained "
-        f"(80 %: {low:.0%} to {high:.0%}), and another configuration, which starts instead, ahead "
-        f"of {float(norm.cdf(rival)):.0%}"
+        f"(80 %: {low:.0%} to {high:.0%}), and another network, which promises more, ahead of "
+        f"{middle:.0%} ({least:.0%} to {most:.0%})"
     )
 
 
@@ -213,6 +218,7 @@ def decode_verdict(trial: AnyTrial) -> Verdict | None:
             **{name: payload[name] for name in names},
             forecast=forecast,
             rival=payload.get("rival"),
+            rival_std=payload.get("rival_std"),
         )
     except (KeyError, TypeError, ValueError) as error:
         warn_once(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
-from scipy.stats import norm
+from scipy.special import ndtri
 from scipy.stats import rankdata
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,7 +66,7 @@ def score_against(values: npt.ArrayLike, reference: FloatArray) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     ordered = np.sort(reference)
     below = np.searchsorted(ordered, array, "left") + np.searchsorted(ordered, array, "right")
-    return np.asarray(norm.ppf((below / 2.0 + 0.5) / (len(ordered) + 1.0)), dtype=np.float64)
+    return np.asarray(ndtri((below / 2.0 + 0.5) / (len(ordered) + 1.0)), dtype=np.float64)
 
 
 def standings(lessons: Sequence[FrozenTrial], sign: float) -> tuple[FloatArray, FloatArray]:

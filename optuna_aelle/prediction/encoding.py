@@ -19,6 +19,9 @@ class ParameterEncoder:
     """Hyperparameters as columns of about unit spread: logarithms where searched so, one-hot.
 
     A parameter that a trial does not have (a conditional one) takes the mean.
+
+    Attributes:
+        encoded: ``(n, n_columns)`` of the trials that it was made from.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
@@ -34,6 +37,7 @@ class ParameterEncoder:
         spread = np.sqrt((centred**2).sum(axis=0) / count)
         self._varies = spread > 1e-12
         self._scale = np.where(self._varies, spread, 1.0)
+        self.encoded = self._scaled(raw)
 
     @property
     def n_columns(self) -> int:
@@ -41,7 +45,9 @@ class ParameterEncoder:
 
     def encode(self, trials: Sequence[FrozenTrial]) -> FloatArray:
         """Shape ``(n, n_columns)``."""
-        raw = self._raw(trials)
+        return self._scaled(self._raw(trials))
+
+    def _scaled(self, raw: FloatArray) -> FloatArray:
         scaled = np.where(np.isnan(raw), 0.0, (raw - self._center) / self._scale)
         return np.asarray(scaled[:, self._varies])
 

@@ -98,9 +98,7 @@ def forecast_field(
     length = max(finished, default=math.nan)
     chosen = Population(untrained.relative, now.curves, length)
     mean, std, trust = _as_far_as_borne_out(mean, std, now, chosen)
-    population = Population(
-        untrained.relative, now.curves, length, standing=_selection(mean[:m], std[:m])
-    )
+    population = chosen.seen_as(_selection(mean[:m], std[:m]))
     mean_now, std_now = prior.predict_traits(now, population)
     if prior.past is not None:
         mean_now, std_now = prior.past.correct(started, now, mean_now, std_now)
@@ -151,7 +149,7 @@ def _carried_over(
     precision = np.maximum(1.0 / std_now**2 - 1.0 / std[:m] ** 2, _LEAST_PRECISION)
     word = (mean_now / std_now**2 - mean[:m] / std[:m] ** 2) / precision
     residuals = (word - mean[:m])[observed]
-    x = ParameterEncoder(everyone).encode(everyone)
+    x = ParameterEncoder(everyone).encoded
     x = x / math.sqrt(max(x.shape[1], 1))
     seen, left = x[observed], x[untried]
 

@@ -17,6 +17,7 @@ Notation: n trials, m of a population, k = `FINGERPRINT_LENGTH`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -196,8 +197,7 @@ class Population:
         self.size = len(relative)
         self.length = length
         self._mean, self._breadth = standing
-        self._curves = [curve for curve in curves if len(curve)]
-        self._peers: dict[int, _Peers] = {}
+        self._places = _Places(curves)
         known = (~np.isnan(relative)).sum(axis=0)
         filled = np.nan_to_num(relative)
         self._center = filled.sum(axis=0) / np.maximum(known, 1)
@@ -221,6 +221,12 @@ class Population:
             max((len(t.intermediate_values) for t in finished), default=math.nan),
         )
 
+    def seen_as(self, standing: tuple[float, float]) -> Population:
+        """The same, whose curves are those of a selection with this mean and spread."""
+        other = copy.copy(self)
+        other._mean, other._breadth = standing
+        return other
+
     def standard_scores(self, relative: FloatArray) -> FloatArray:
         """``(n, _)``; NaN where too few of the population are known."""
         scores = np.clip((relative - self._center) / (self._spread + 1e-6), -_FAR, _FAR)
@@ -228,6 +234,25 @@ class Population:
 
     def curve_columns(self, curves: Sequence[FloatArray]) -> FloatArray:
         """Where curves stand among those that reported as often, ``(n, _)``; NaN without any."""
+        columns = self._places.of(curves).copy()
+        # As they would rank in a population that was not chosen.
+        columns[:, _RANKS] = self._mean + self._breadth * columns[:, _RANKS]
+        columns[:, _SIZES] *= self._breadth
+        return columns
+
+
+class _Places:
+    """Where curves stand, computed once for those that are asked for again."""
+
+    def __init__(self, curves: Sequence[FloatArray]) -> None:
+        self._curves = [curve for curve in curves if len(curve)]
+        self._peers: dict[int, _Peers] = {}
+        self._latest: tuple[Sequence[FloatArray], FloatArray] | None = None
+
+    def of(self, curves: Sequence[FloatArray]) -> FloatArray:
+        """``(n, _N_CURVE)``."""
+        if self._latest is not None and self._latest[0] is curves:
+            return self._latest[1]
         columns = np.full((len(curves), _N_CURVE), math.nan)
         counts = np.array([len(curve) for curve in curves])
         for count in np.unique(counts[counts > 0]).tolist():
@@ -236,9 +261,7 @@ class Population:
                 peers = [curve[:count] for curve in self._curves if len(curve) >= count]
                 self._peers[count] = _Peers(peers)
             columns[rows] = self._peers[count].place(np.stack([curves[int(i)] for i in rows]))
-        # As they would rank in a population that was not chosen.
-        columns[:, _RANKS] = self._mean + self._breadth * columns[:, _RANKS]
-        columns[:, _SIZES] *= self._breadth
+        self._latest = curves, columns
         return columns
 
 

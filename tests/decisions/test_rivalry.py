@@ -6,18 +6,23 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
+from scipy.stats import norm
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
+from optuna_aelle.decisions.reservoir import EXPLORATION
+from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.prediction.forecast import decode_forecasts
+from optuna_aelle.prediction.process import Field
 
 
 def train(trial: optuna.Trial, *, n_steps: int = 27, worst: float = math.nan) -> float:
@@ -66,10 +71,11 @@ def test_every_stop_says_what_is_to_start_instead() -> None:
         assert verdict.by == AELLE
         assert verdict.rival is not None
         forecast = decode_forecasts(trial)[verdict.step]
-        assert verdict.rival >= forecast.standing
+        assert verdict.rival_std is not None
+        assert verdict.rival + EXPLORATION * verdict.rival_std >= forecast.standing
         sentence = trial.user_attrs[DECISION_KEY]
         assert "expects it to end ahead of" in sentence
-        assert "which starts instead" in sentence
+        assert "and another network, which promises more, ahead of" in sentence
         assert math.isfinite(trial.user_attrs["aelle:predicted_final"])
 
 
@@ -122,3 +128,24 @@ def test_parallel_trials() -> None:
         warnings.simplefilter("error", AeLLEWarning)
         study.optimize(train, n_trials=24, n_jobs=4)
     assert len(study.trials) == 24
+
+
+def a_trial(state: TrialState) -> optuna.trial.FrozenTrial:
+    value = 0.5 if state == TrialState.COMPLETE else None
+    return optuna.trial.create_trial(state=state, value=value, intermediate_values={0: 0.5})
+
+
+def test_once_one_has_ended_what_may_beat_it_promises_most() -> None:
+    mean = np.array([1.5, 1.3, 1.0, 0.0, -40.0])
+    std = np.array([0.1, 0.05, 0.8, 1.0, 0.3])
+    started = [a_trial(TrialState.COMPLETE), *[a_trial(TrialState.RUNNING)] * 4]
+    index = index_of(Field(mean, std), started)
+    assert np.isfinite(index).all()
+    # Surely good, but surely behind the best: nothing is to be gained. Others may be better.
+    assert index[2] > index[3] > index[1] > index[4]
+    z = (mean - 1.5) / std
+    improvement = std * (norm.pdf(z) + z * norm.cdf(z))
+    assert index[:4] == pytest.approx(np.log(improvement[:4]), abs=1e-6)
+    # Before one has ended, the mean counts, and a little what is not known.
+    before = index_of(Field(mean, std), [a_trial(TrialState.RUNNING)] * 5)
+    assert before == pytest.approx(mean + EXPLORATION * std)
