@@ -28,6 +28,8 @@ from optuna_aelle import race
 from optuna_aelle.backtest.judges import Oracle
 from optuna_aelle.backtest.pool import BudgetSpent
 from optuna_aelle.backtest.searches import Search
+from optuna_aelle.decisions.resumption import resume_promising
+from optuna_aelle.trials.continuation import planned_epochs
 from tests.backtest.tables import N_STEPS
 from tests.backtest.tables import UNIT
 from tests.backtest.tables import a_pool
@@ -269,3 +271,37 @@ def test_a_value_out_of_its_range_is_not_preferred(multivariate: bool) -> None:
         Search(TPESampler(multivariate=multivariate), NopPruner())(pool, 0)
     started = list(dict.fromkeys(pool.course.positions.tolist()))
     assert 35 not in started[10:14]
+
+
+def test_what_was_stopped_goes_on_and_is_trained_once() -> None:
+    table = made_table(60, step_seconds=1.0, spectrum_seconds=0.001)
+    pool = a_pool(table, budget=25 * N_STEPS)
+    with pytest.raises(BudgetSpent):
+        Search(AeLLESampler(lambda params: None, seed=0), AeLLEPruner(), resume_promising)(pool, 0)
+    course = pool.course
+    # Each step of each configuration once, in its order.
+    for position in np.unique(course.positions).tolist():
+        values = course.values[course.positions == position]
+        assert values.tolist() == pool.values(position).tolist()
+    # Someone was left, and taken up again.
+    blocks = course.positions[np.flatnonzero(np.diff(course.positions, prepend=-1))]
+    assert len(blocks) > len(np.unique(blocks))
+    # One that may go on is stopped at rungs alone.
+    lengths = {len(pool.values(i)) for i in range(len(pool))} - {0, N_STEPS}
+    assert lengths <= {1, 2, 4, 8, 16, len(pool.values(int(course.positions[-1])))}
+
+
+def test_without_callbacks_nothing_is_checkpointed() -> None:
+    table = made_table(60)
+    pool = a_pool(table, budget=5 * N_STEPS)
+    seen: list[bool] = []
+
+    class Watching(AeLLEPruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            seen.append(planned_epochs(trial) is not None)
+            return super().prune(study, trial)
+
+    with pytest.raises(BudgetSpent):
+        Search(AeLLESampler(seed=0), Watching())(pool, 0)
+    assert seen
+    assert not any(seen)
