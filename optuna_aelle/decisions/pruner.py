@@ -40,7 +40,7 @@ from optuna_aelle.decisions.moments import only_failures_before
 from optuna_aelle.decisions.moments import report_spacing
 from optuna_aelle.decisions.noise import is_a_tie
 from optuna_aelle.decisions.reservoir import has_candidates
-from optuna_aelle.decisions.resumption import is_free_to_stop
+from optuna_aelle.decisions.resumption import is_asked
 from optuna_aelle.decisions.rivalry import Rivalry
 from optuna_aelle.decisions.rivalry import judge
 from optuna_aelle.decisions.speech import SpeechRecord
@@ -190,11 +190,11 @@ class AeLLEPruner(BasePruner):
         halved = self._wrapped_prunes(study, trial)
         verdict: Verdict | None = None
         beside = self._wrapped_pruner is None and has_candidates(study)
-        asked = beside and (halved or is_free_to_stop(study, stored))
+        asked = beside and is_asked(study, stored, halved)
         rivalry = self._rivalry(study, trial, stored) if asked else None
         if rivalry is not None:
             verdict = rivalry.verdict
-        elif halved and not (self._wrapped_pruner is None and self._is_a_tie(study, trial)):
+        elif halved and beside == asked and not self._is_a_tie(study, trial):
             verdict = self._verdict_of_wrapped(study, trial)
         elif not beside:
             verdict = self._verdict_of_forecast(study, trial, stored)
@@ -256,6 +256,8 @@ class AeLLEPruner(BasePruner):
             return False
 
     def _is_a_tie(self, study: Study, trial: FrozenTrial) -> bool:
+        if self._wrapped_pruner is not None:
+            return False
         try:
             return is_a_tie(study, trial)
         except Exception:  # a storage hiccup must not undo a decision

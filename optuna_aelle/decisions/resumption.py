@@ -73,14 +73,17 @@ def may_go_on(study: Study, trial: FrozenTrial) -> bool:
     )
 
 
-def is_free_to_stop(study: Study, trial: FrozenTrial) -> bool:
-    """Whether this is a moment to ask what to go on with, and stopping loses nothing."""
-    if not is_halving_rung(len(trial.intermediate_values)) or is_trained_to_its_end(trial):
-        return False
+def is_asked(study: Study, trial: FrozenTrial, halved: bool) -> bool:
+    """Whether this is a moment to compare a trial with what else could train.
+
+    Where it may go on later, at every rung; where it is stopped for good, if halving would.
+    """
     try:
-        return may_go_on(study, trial)
+        if not may_go_on(study, trial):
+            return halved
     except Exception:  # a storage hiccup: as if it could not go on
-        return False
+        return halved
+    return is_halving_rung(len(trial.intermediate_values)) and not is_trained_to_its_end(trial)
 
 
 def resumable(trials: Sequence[FrozenTrial]) -> list[int]:
