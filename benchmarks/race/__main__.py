@@ -55,6 +55,7 @@ from benchmarks.race.forest import load
 from benchmarks.race.priors import prior_without
 from benchmarks.race.priors import task_of
 from benchmarks.race.results import MEASURES
+from benchmarks.race.results import merge
 from benchmarks.race.results import pack
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
@@ -219,6 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **pack(frame[frame["table"].isin(tables)], TRAININGS),
         }
         path = options.output / f"{name}.json"
+        if options.into is not None:
+            path = options.into
+            results = merge(json.loads(path.read_text()), results)
         path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
         draw_all(path)
         print(summary_text(path))
@@ -259,6 +263,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--everything", action="store_true", help="all arms and tables: a night")
     parser.add_argument("--quick", action="store_true", help="few arms, tables and repeats")
     parser.add_argument("--cache", type=Path, default=KEPT, help="of finished races")
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE", help="results of the same pools to put the arms into"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     if options.repeats is None:

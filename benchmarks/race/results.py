@@ -62,6 +62,36 @@ def pack(frame: pd.DataFrame, budgets: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def merge(content: dict[str, Any], newer: dict[str, Any]) -> dict[str, Any]:
+    """The results of a race with the arms of another one, of the same pools, put in or replaced.
+
+    Raises:
+        ValueError: The other one had other tables, pools or budgets.
+    """
+    for name in ("pool_share", "trainings", "budgets", "n_repeats"):
+        if content[name] != newer[name]:
+            raise ValueError(
+                f"Expected a race with the same {name}, {content[name]}, got {newer[name]}."
+            )
+    tables, others = (
+        {t for arm in c["curves"][MEASURES[0]].values() for t in arm} for c in (content, newer)
+    )
+    if tables != others:
+        raise ValueError(f"Expected a race over the same tables, got {sorted(tables ^ others)}.")
+    merged: dict[str, Any] = json.loads(json.dumps(content))
+    arms = list(newer["counts"]["n_started"])
+    for group in ("curves", "at", "counts"):
+        for measure, own in newer[group].items():
+            merged[group][measure] |= own
+    merged["failed"] = [f for f in content["failed"] if f.split(", ")[0] not in arms]
+    merged["failed"] += newer["failed"]
+    earlier = [run for run in content.get("reruns", []) if not set(run["arms"]) <= set(arms)]
+    head = {name: newer[name] for name in ("command", "environment")}
+    merged["reruns"] = [*earlier, {"arms": arms, **head}]
+    merged.pop("rerun", None)
+    return merged
+
+
 def failures(frame: pd.DataFrame) -> list[str]:
     """Arm, table and repeat of every race in which an arm has raised."""
     failed = frame[frame[MEASURES[0]].isna()]

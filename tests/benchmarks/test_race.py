@@ -25,6 +25,7 @@ from benchmarks.race.forest import Forest
 from benchmarks.race.forest import standings_of
 from benchmarks.race.results import MEASURES
 from benchmarks.race.results import Results
+from benchmarks.race.results import merge
 from benchmarks.race.results import pack
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
@@ -329,3 +330,27 @@ def test_the_judges_stand_where_they_must() -> None:
 def test_a_results_file_does_not_say_where_it_lay() -> None:
     given = ["--tables", "a", "--output", "/tmp/b", "--cache=/tmp/c", "--quick", "--workers", "2"]
     assert command_line("python -m x", given) == "python -m x --tables a --quick"
+
+
+def test_arms_that_were_raced_again_are_put_in_the_place_of_the_old() -> None:
+    head = {"pool_share": 0.8, "command": "old", "environment": {}}
+    older = {**head, **pack(made_frame(ENDS), (1, 2))}
+    frame = made_frame({OURS: (0.3, 0.0), "another": (0.2, 0.2)})
+    newer = {**head, "command": "new", "environment": {"cores": 2}, **pack(frame, (1, 2))}
+    merged = merge(older, newer)
+    for group in ("curves", "at"):
+        for measure, own in merged[group].items():
+            assert own[DEFAULTS] == older[group][measure][DEFAULTS]
+            assert own[OURS] == newer[group][measure][OURS]
+            assert own["another"] == newer[group][measure]["another"]
+    assert merged["command"] == "old"
+    run = {"arms": [OURS, "another"], "command": "new", "environment": {"cores": 2}}
+    assert merged["reruns"] == [run]
+    # Once more: the latest counts.
+    again = merge(merged, {**newer, "command": "newer"})
+    assert again["reruns"] == [{**run, "command": "newer"}]
+    with pytest.raises(ValueError, match="same n_repeats, 3, got 2"):
+        merge({**older, "n_repeats": 3}, newer)
+    fewer = pack(frame[frame["table"] == "one-made"], (1, 2))
+    with pytest.raises(ValueError, match="over the same tables, got .'two-made'"):
+        merge(older, {**newer, **fewer})
