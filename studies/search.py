@@ -76,7 +76,9 @@ def make_samplers(task: Task, seed: int, n_drawn: int = 0) -> dict[str, Callable
         return untrained_spectrum(task, task.reduce(params), seed)
 
     return {
-        "aelle": lambda: aelle.AeLLESampler(spectrum_fn, prior=task.prior, seed=draw_seed),
+        "aelle": lambda: aelle.AeLLESampler(
+            spectrum_fn, prior=task.prior, space=task.space(), seed=draw_seed
+        ),
         "defaults": lambda: optuna.samplers.TPESampler(seed=draw_seed),
         "tpe": lambda: optuna.samplers.TPESampler(
             multivariate=True, group=True, constant_liar=False, seed=draw_seed

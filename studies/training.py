@@ -20,6 +20,7 @@ from typing import Literal
 
 import optuna
 import torch
+from optuna.distributions import BaseDistribution
 from torch import Tensor
 from torch import nn
 
@@ -83,6 +84,16 @@ class Task(ABC):
         if cell != "rnn":
             params["forget_bias"] = trial.suggest_float("forget_bias", -2.0, 4.0)
         return params
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """The distribution of every parameter, of all branches."""
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        found: dict[str, BaseDistribution] = {}
+        for _ in range(20):
+            trial = study.ask()
+            self.suggest(trial)
+            found |= trial.distributions
+        return found
 
     def reduce(self, params: Params) -> dict[str, Any]:
         """A configuration without the parameters of branches that it does not take."""

@@ -121,7 +121,9 @@ def _search(plan: Plan, job: Job) -> dict[str, Any]:
             checkpoints = aelle.Checkpoints(folder)
             callbacks.append(checkpoints.resume_promising)
             spectrum = partial(_untrained, task, job.seed)
-            sampler = aelle.AeLLESampler(spectrum, prior=task.prior, seed=job.seed)
+            sampler = aelle.AeLLESampler(
+                spectrum, prior=task.prior, space=task.space(), seed=job.seed
+            )
             pruner: Any = aelle.AeLLEPruner()
         else:
             sampler, pruner = _ARMS[job.arm](job.seed)
