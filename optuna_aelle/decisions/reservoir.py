@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,6 +32,7 @@ from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.process import Field
 from optuna_aelle.prediction.process import forecast_field
 from optuna_aelle.prediction.reading import Reader
+from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.continuation import one_a_network
@@ -56,12 +58,17 @@ class Candidate:
         trial: As its trial would be, with the spectrum of its untrained network once it is known.
         written: What drawing it would have written on its trial.
         asked: Whether its spectrum has been asked for.
+        key: The same for equal configurations.
     """
 
     params: Mapping[str, Any]
     trial: FrozenTrial
     written: Mapping[str, Any]
     asked: bool = False
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = key_of(self.trial.params)
 
 
 class Reservoir:
@@ -82,6 +89,8 @@ class Reservoir:
         self.lock = threading.RLock()
         self._reader = Reader(sign, knobs)
         self._candidates: list[Candidate] = []
+        self._keys: dict[int, str] = {}
+        self._latest: tuple[Any, Field] | None = None
         self._space: dict[str, BaseDistribution] = {}
 
     @property
@@ -109,11 +118,27 @@ class Reservoir:
         self._reader.forget([candidate.trial])
         return candidate
 
+    def keys(self, started: Sequence[FrozenTrial]) -> set[str]:
+        """The configurations that have started or are remembered (`key_of`)."""
+        for trial in started:
+            if trial.number not in self._keys:
+                self._keys[trial.number] = key_of(trial.params)
+        return {
+            *(self._keys[trial.number] for trial in started),
+            *(candidate.key for candidate in self._candidates),
+        }
+
     def field(self, started: Sequence[FrozenTrial]) -> Field:
         """What is expected of trials of the study and, behind them, of the candidates."""
-        return forecast_field(
-            self.prior, started, [c.trial for c in self._candidates], self._reader
-        )
+        # The pruner asks when a trial stops, then whoever resumes one, then the sampler.
+        key = ([_shown(t) for t in started], [(id(c), _shown(c.trial)) for c in self._candidates])
+        if self._latest is None or self._latest[0] != key:
+            candidates = [c.trial for c in self._candidates]
+            self._latest = (
+                key,
+                forecast_field(self.prior, started, candidates, self._reader),
+            )
+        return self._latest[1]
 
 
 _reservoirs: WeakKeyDictionary[BaseStorage, dict[int, Reservoir]] = WeakKeyDictionary()
@@ -186,6 +211,17 @@ def _is_within(params: Mapping[str, Any], space: Mapping[str, BaseDistribution])
     return params.keys() == space.keys() and all(
         distribution._contains(distribution.to_internal_repr(params[name]))
         for name, distribution in space.items()
+    )
+
+
+def _shown(trial: FrozenTrial) -> tuple[Any, ...]:
+    """The same as long as a trial has shown nothing new."""
+    return (
+        trial.number,
+        trial.state == TrialState.COMPLETE,
+        len(trial.intermediate_values),
+        len(trial.params),
+        sum(key.startswith(SPECTRUM_PREFIX) for key in trial.system_attrs),
     )
 
 

@@ -32,7 +32,6 @@ from optuna_aelle.decisions.random_states import random_states_kept
 from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
 from optuna_aelle.decisions.reservoir import index_of
-from optuna_aelle.decisions.reservoir import key_of
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import started_trials
 from optuna_aelle.decisions.wrapping import WrappingSampler
@@ -48,7 +47,7 @@ from optuna_aelle.trials.storage import write_system_attributes
 
 FloatArray = npt.NDArray[np.float64]
 # Candidates that are new to each trial, once there are enough.
-_N_FRESH = 2
+_N_FRESH = 4
 # Before anything was trained there is no time to take a share of.
 _FIRST_SPECTRA = 4
 
@@ -223,13 +222,13 @@ class AeLLESampler(WrappingSampler):
         """Draw more candidates, and take the one that is expected to end best."""
         trials = started_trials(study)
         self._draw(reservoir, study, trial, space, trials)
+        if len(trials) in _UNCHOSEN:
+            return reservoir.take(len(reservoir.candidates) - 1)
         field = reservoir.field(trials)
         if self._spectrum_fn is not None and self._ask_for_spectra(
             reservoir, field.mean[len(trials) :], trials, trial.number
         ):
             field = reservoir.field(trials)
-        if len(trials) in _UNCHOSEN:
-            return reservoir.take(len(reservoir.candidates) - 1)
         return reservoir.take(int(np.argmax(index_of(field, trials)[len(trials) :])))
 
     def _draw(
@@ -245,14 +244,15 @@ class AeLLESampler(WrappingSampler):
         branches = Branches(ran) if ran else None
         reservoir.keep_within(space)
         n_wanted = _N_FRESH if reservoir.candidates else self._n_candidates
-        known = {key_of(t.params) for t in (*ran, *(c.trial for c in reservoir.candidates))}
+        known = reservoir.keys(ran)
         for _ in range(n_wanted):
             draw = _Draw(self._base, study, trial, space)
-            candidate = _candidate(draw.params, space, branches)
+            trial_of = _candidate(draw.params, space, branches)
+            candidate = Candidate(draw.params, trial_of, draw.written)
             # In a small space, draws are repeated: nobody trains one configuration twice.
-            if key_of(candidate.params) not in known or not reservoir.candidates:
-                known.add(key_of(candidate.params))
-                reservoir.add(Candidate(draw.params, candidate, draw.written))
+            if candidate.key not in known or not reservoir.candidates:
+                known.add(candidate.key)
+                reservoir.add(candidate)
 
     def _ask_for_spectra(
         self,

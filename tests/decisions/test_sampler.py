@@ -387,8 +387,12 @@ def test_a_wrong_prior_is_found_out() -> None:
         trial.report(rate, 1)
         return rate
 
-    study = optuna.create_study(sampler=AeLLESampler(None, RandomSampler(seed=0)))
-    study.optimize(by_rate_alone, n_trials=15)
-    rates = np.array([t.params["lr"] for t in study.trials])
-    assert (rates[3:] < 1e-4).mean() >= 0.5
-    assert study.best_value < 3e-5
+    shares = []
+    for seed in range(4):
+        study = optuna.create_study(sampler=AeLLESampler(None, RandomSampler(seed=seed)))
+        study.optimize(by_rate_alone, n_trials=24)
+        rates = np.array([t.params["lr"] for t in study.trials])
+        shares.append((rates[12:] < 1e-4).mean())
+        assert study.best_value < 3e-5
+    # By chance a fifth.
+    assert np.mean(shares) > 0.4
