@@ -113,13 +113,13 @@ class DelayedXor(_Generated):
     metric = "error"
     n_inputs = 2
     n_outputs = 1
-    n_steps = 24
+    n_steps = 40
 
     def sequences(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         bits = torch.randint(0, 2, (n, 2), generator=generator) * 2.0 - 1.0
         x = torch.zeros(n, self.n_steps, 2)
         x[..., 0] = 0.3 * torch.randn(n, self.n_steps, generator=generator)
-        when = torch.randint(8, 16, (n,), generator=generator)
+        when = torch.randint(12, 28, (n,), generator=generator)
         x[:, 0, 0] = bits[:, 0]
         x[torch.arange(n), when, 0] = bits[:, 1]
         x[:, 0, 1] = x[torch.arange(n), when, 1] = 1.0
