@@ -117,8 +117,8 @@ def table(results: dict[str, Any]) -> str:
                         whole = plan["seconds"] or plan["n_trials"] * plan["n_epochs"]
                         at = _reaches(search, ends[arm, seed], axis, sign, limit)
                         reached.append(at / whole)
-                middle = float(np.median(reached))
-                said[1] = f"{middle:.0%}" if math.isfinite(middle) else "not within"
+                share = float(np.median(reached))
+                said[1] = f"{share:.0%}" if math.isfinite(share) else "not within"
             each = ", ".join(f"{x:.4g}" for x in own)
             middle = f"{float(np.median(own)):.4g} ({each})"
             lines.append(f"| {name} | {arm} | {middle} | {said[0]} | {said[1]} |")

@@ -44,7 +44,9 @@ FloatArray = npt.NDArray[np.float64]
 # Standard deviations by which what is less known is preferred among what has not started.
 EXPLORATION = 0.5
 # More candidates would make every decision slower and the best of them hardly better.
-_MOST_CANDIDATES = 512
+_MOST_CANDIDATES = 256
+# What more of them say of others would not be worth the time of every decision.
+_MOST_STARTED = 200
 
 _STARTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -174,10 +176,17 @@ def make_reservoir(
 def started_trials(study: Study) -> list[FrozenTrial]:
     """All that have begun to show something, in order of number; not those that failed.
 
-    Of a network that went on where it was stopped, the trial in which it goes on.
+    Of a network that went on where it was stopped, the trial in which it goes on. Of very many,
+    those that were trained furthest, and the latest.
     """
     trials = one_a_network(every_trial(study, _STARTED))
-    return [t for t in trials if t.intermediate_values or t.values or _told(t)]
+    shown = [t for t in trials if t.intermediate_values or t.values or _told(t)]
+    if len(shown) <= _MOST_STARTED:
+        return shown
+    half = _MOST_STARTED // 2
+    furthest = sorted(shown, key=lambda t: (len(t.intermediate_values), t.number))[-half:]
+    kept = {t.number for t in (*furthest, *shown[-half:])}
+    return [t for t in shown if t.number in kept]
 
 
 def index_of(field: Field, started: Sequence[FrozenTrial]) -> FloatArray:

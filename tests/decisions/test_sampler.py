@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import warnings
 from typing import Any
 
@@ -396,3 +397,31 @@ def test_a_wrong_prior_is_found_out() -> None:
         assert study.best_value < 3e-5
     # By chance a fifth.
     assert np.mean(shares) > 0.35
+
+
+@pytest.mark.slow
+def test_a_decision_does_not_take_longer_in_a_long_study() -> None:
+    def by_rate(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("lr", 1e-5, 1.0, log=True)
+        trial.suggest_int("hidden_size", 8, 128, log=True)
+        for step in range(3):
+            trial.report(abs(np.log10(rate) + 2.5) + 1.0 / (step + 1), step)
+        return abs(float(np.log10(rate)) + 2.5)
+
+    medians = []
+    for n in (100, 1000, 3000):
+        study = optuna.create_study(sampler=RandomSampler(seed=0))
+        study.optimize(by_rate, n_trials=n)
+        # The base sampler's time is its own.
+        study.sampler = AeLLESampler(None, RandomSampler(seed=1))
+        study.optimize(by_rate, n_trials=2)
+        seconds = []
+        for _ in range(9):
+            begun = time.process_time()
+            trial = study.ask()
+            trial.suggest_float("lr", 1e-5, 1.0, log=True)
+            seconds.append(time.process_time() - begun)
+            study.tell(trial, by_rate(trial))
+        medians.append(float(np.median(seconds)))
+    assert medians[1] < 0.06
+    assert medians[2] < 3.0 * medians[0] + 0.05
