@@ -25,6 +25,8 @@ _WILD = 10.0
 # Ends that are known count as if they were uncertain by this share of all that there are, lest the
 # map run through each of them.
 _LEAST_DOUBT = 0.03
+# Beyond the best that was seen, of its distance from the median.
+_BEYOND = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +38,24 @@ class ValueMap:
         means: ``(m,)``, in units of the objective; monotone.
         stds: ``(m,)``.
         slope: Of values by standings, beyond the lessons.
+        reach: How far beyond the best of ``means`` a value can lie.
     """
 
     standings: FloatArray
     means: FloatArray
     stds: FloatArray
     slope: float
+    reach: float
 
     def value(self, standing: npt.ArrayLike) -> FloatArray:
         """The final value that belongs to a standing: between lessons, interpolated."""
         x = np.asarray(standing, dtype=np.float64)
         inside = np.interp(x, self.standings, self.means)
-        beyond = np.maximum(x - self.standings[-1], 0.0) + np.minimum(x - self.standings[0], 0.0)
-        return np.asarray(inside + self.slope * beyond)
+        worse = self.slope * np.minimum(x - self.standings[0], 0.0)
+        # Scores end somewhere: nobody is promised more than a little beyond what there has been.
+        better = np.abs(self.slope) * np.maximum(x - self.standings[-1], 0.0)
+        better = self.reach * np.tanh(better / self.reach) if self.reach > 0.0 else 0.0
+        return np.asarray(inside + worse + np.sign(self.slope) * better)
 
     def distribution(self, mean: FloatArray, std: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the value where the standing is uncertain, ``(n,)``."""
@@ -81,7 +88,9 @@ def fit_values(lessons: Sequence[FrozenTrial], standings: FloatArray, sign: floa
     # Beyond the lessons, go on as in their middle half: ends may be wild.
     middle_half = float(np.ptp(np.percentile(means, [25, 75])))
     slope = sign * middle_half / max(float(np.ptp(places)) / 2.0, 0.5)
-    return ValueMap(places, means, stds, slope)
+    best = float(means[-1])
+    reach = _BEYOND * abs(best - float(np.median(means)))
+    return ValueMap(places, means, stds, slope, reach)
 
 
 def _possible_ends(lessons: Sequence[FrozenTrial], sign: float) -> list[FloatArray]:

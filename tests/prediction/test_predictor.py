@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from optuna.trial import create_trial
 from scipy.stats import norm
 from scipy.stats import spearmanr
 from sklearn.exceptions import NotFittedError
@@ -31,6 +32,7 @@ from optuna_aelle.prediction.kernels import CONSTANT
 from optuna_aelle.prediction.kernels import LINEAR
 from optuna_aelle.prediction.kernels import PAIRWISE
 from optuna_aelle.prediction.predictor import FEATURES
+from optuna_aelle.prediction.values import fit_values
 from tests.conftest import made_trials
 
 
@@ -405,3 +407,23 @@ def test_a_search_for_evidence_that_gets_lost_starts_again(
     np.testing.assert_allclose(fitted.scales, expected.scales, rtol=1e-3)
     with pytest.raises(FloatingPointError, match="Are features or targets finite"):
         fit_evidence([gram(x) * 1e200], y)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_nobody_is_promised_what_no_curve_has_come_near(sign: float) -> None:
+    ends = np.linspace(0.5, 0.9, 21)
+    lessons = [
+        create_trial(state=TrialState.COMPLETE, value=sign * end, intermediate_values={0: 0.1})
+        for end in ends
+    ]
+    standings = norm.ppf((np.arange(21) + 0.5) / 21)
+    values = fit_values(lessons, standings, sign)
+    assert sign * values.value(standings[-1]) == pytest.approx(0.9, abs=0.02)
+    far = sign * values.value(np.array([2.5, 4.0, 50.0]))
+    assert (np.diff(far) >= 0.0).all()
+    # A quarter of the way from the median to the best.
+    assert 0.9 < far[0] < far[-1] <= 0.9 + 0.25 * 0.2 + 0.02
+    mean, std = values.distribution(np.array([1.9]), np.array([0.7]))
+    assert sign * mean[0] < 0.95
+    assert std[0] > 0.0
+    assert sign * values.value(-4.0) < 0.4
