@@ -59,13 +59,20 @@ class Checkpoints:
     Example:
         >>> checkpoints = Checkpoints("checkpoints")
         >>> def objective(trial):
-        ...     model, optimizer = build(trial)
-        ...     for epoch in checkpoints.epochs(trial, 27, model=model, optimizer=optimizer):
-        ...         trial.report(train_epoch(model, optimizer), epoch)
+        ...     model = nn.Linear(2, 1)
+        ...     rate = trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
+        ...     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+        ...     for epoch in checkpoints.epochs(trial, 9, model=model, optimizer=optimizer):
+        ...         loss = (model(torch.ones(8, 2)) - 1.0).square().mean()
+        ...         optimizer.zero_grad()
+        ...         loss.backward()
+        ...         optimizer.step()
+        ...         trial.report(loss.item(), epoch)
         ...         if trial.should_prune():
         ...             raise optuna.TrialPruned
-        ...     return validate(model)
-        >>> study.optimize(objective, n_trials=60, callbacks=[checkpoints.resume_promising])
+        ...     return loss.item()
+        >>> search = optuna.create_study(sampler=AeLLESampler(), pruner=AeLLEPruner())
+        >>> search.optimize(objective, n_trials=6, callbacks=[checkpoints.resume_promising])
     """
 
     def __init__(self, store: str | os.PathLike[str] | Any) -> None:
