@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -28,9 +29,9 @@ class _Generated(Task):
         )
         self.probe_inputs = self.x_validation[:4]
 
+    @abstractmethod
     def sequences(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Inputs ``(n, T, n_inputs)`` and targets ``(n, n_outputs)``."""
-        raise NotImplementedError
 
     def training_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         x, y = self.sequences(N_TRAIN, generator)

@@ -133,7 +133,8 @@ class Reservoir:
     def field(self, started: Sequence[FrozenTrial]) -> Field:
         """What is expected of trials of the study and, behind them, of the candidates."""
         # The pruner asks when a trial stops, then whoever resumes one, then the sampler.
-        key = ([_shown(t) for t in started], [(id(c), _shown(c.trial)) for c in self._candidates])
+        # Candidates are kept in the key: what has gone must not be taken for one in its place.
+        key = ([_shown(t) for t in started], [(c, _shown(c.trial)) for c in self._candidates])
         if self._latest is None or self._latest[0] != key:
             candidates = [c.trial for c in self._candidates]
             self._latest = (
