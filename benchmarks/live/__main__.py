@@ -2,7 +2,7 @@
 
 Every arm searches the same continuous space for as many seconds as 15 whole trainings take, alone
 on a core, its own cost included; a network that was not trained to its end within them does not
-count. *xor* is another study: 40 networks of 9 epochs on a task whose errors start at chance,
+count. *order* is another study: 40 networks of 9 epochs on a task whose errors start at chance,
 beside no pruner, whatever the seconds; *digits* is ``python -m studies.digits``, with its prior
 that has seen no digits. Finished searches are kept, so an interrupted run goes on.
 

@@ -26,9 +26,9 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 import optuna_aelle as aelle
-from benchmarks.live.tasks import DelayedXor
 from benchmarks.live.tasks import FlipFlop
 from benchmarks.live.tasks import MackeyGlass
+from benchmarks.live.tasks import TemporalOrder
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.cost import trained_steps
 from studies.digits import Digits
@@ -75,7 +75,7 @@ _PEERS = (DEFAULTS, "TPE, Hyperband", "TPE, SHA η=2, min 1")
 PLANS = {
     "flipflop": Plan(FlipFlop, 30, 80.0, None, 4, _PEERS),
     "mackeyglass": Plan(MackeyGlass, 30, 80.0, None, 4, _PEERS),
-    "xor": Plan(DelayedXor, 9, None, 40, 10, ("random, none",)),
+    "order": Plan(TemporalOrder, 9, None, 40, 10, ("random, none",)),
     "digits": Plan(Digits, 40, 160.0, None, 10, (DEFAULTS,)),
 }
 

@@ -16,6 +16,7 @@ from optuna_aelle import AeLLESampler
 from optuna_aelle.backtest.race import ArmFactory
 from optuna_aelle.backtest.searches import Callback
 from optuna_aelle.decisions.resumption import resume_promising
+from optuna_aelle.prediction.network import Outlook
 from optuna_aelle.prediction.network import StandingNetwork
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.traits import COLUMNS
@@ -27,18 +28,26 @@ FloatArray = npt.NDArray[np.float64]
 class Reversed(StandingNetwork):
     """Says the opposite of what it has learned, at every step."""
 
-    def predict(self, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
-        mean, std = super().predict(columns)
-        return -mean, std
+    def outlook(self, columns: FloatArray) -> Outlook:
+        outlook = super().outlook(columns)
+        return outlook._replace(mean=-outlook.mean)
 
 
 class Nameless(StandingNetwork):
     """Knows no hyperparameter's name."""
 
-    def predict(self, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def outlook(self, columns: FloatArray) -> Outlook:
         hidden = columns.copy()
         hidden[:, COLUMNS["knobs"]] = np.nan
-        return super().predict(hidden)
+        return super().outlook(hidden)
+
+
+class Rigid(StandingNetwork):
+    """Knows nothing of the ways in which studies differ."""
+
+    def outlook(self, columns: FloatArray) -> Outlook:
+        outlook = super().outlook(columns)
+        return outlook._replace(own=outlook.std, ways=np.zeros_like(outlook.ways))
 
 
 def ablation_arms(task: str) -> dict[str, ArmFactory]:
@@ -48,6 +57,7 @@ def ablation_arms(task: str) -> dict[str, ArmFactory]:
         "AeLLE, no prior": _without_prior,
         "AeLLE, names unknown": partial(_changed, task, Nameless),
         "AeLLE, reversed prior": partial(_changed, task, Reversed),
+        "AeLLE, no ways": partial(_changed, task, Rigid),
         "AeLLE, no checkpoints": partial(_without_checkpoints, task),
         "AeLLE's sampler, SHA η=2": partial(_halving, task),
     }

@@ -4,7 +4,12 @@ Each of its M members encodes the untrained fingerprint z₀ and the latest one 
 trained to reconstruct spectra as well (`optuna_aelle.prediction.training`), and maps z₀, z_t,
 z_t − z₀ and all other columns to mean and spread of the standing. Asked with numpy alone.
 
-Notation: n rows of `optuna_aelle.prediction.traits` columns, M members.
+*Ways.* Tasks differ in what is good for them, and not in all directions: each study it learned
+from has a place z in a space of d directions, and a network's mean there is m + z·g, with m and g
+of its columns alone. Of a new study z ~ N(0, 1) is not known; what its trials show tells
+(`optuna_aelle.prediction.process`).
+
+Notation: n rows of `optuna_aelle.prediction.traits` columns, M members, d ways.
 
 Source: Vogt, Zheng and Shlizerman, arXiv 2204.04876, whose read-out of the score is linear, on one
 task, and sees the spectrum alone.
@@ -12,9 +17,11 @@ task, and sees the spectrum alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +44,38 @@ _NUMBERS = slice(COLUMNS["knobs"].start, COLUMNS["knobs"].start + len(NUMBERS))
 _BEYOND = 0.5
 # Logarithms of the spread of a standing, which is about 1 where nothing is known.
 LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD = -3.0, 1.0
+
+
+class Outlook(NamedTuple):
+    """What is said of the networks of a study as long as nothing is known of the study.
+
+    Attributes:
+        mean: ``(n,)`` of the standings.
+        std: ``(n,)`` of all that is not known.
+        own: ``(n,)`` of what would be left if the study's place were known.
+        ways: ``(n, M · d)`` how the means depend on the study's place, which has unit spread.
+    """
+
+    mean: FloatArray
+    std: FloatArray
+    own: FloatArray
+    ways: FloatArray
+
+    def narrowed(self, mean: FloatArray, std: FloatArray) -> Outlook:
+        """The same where more is known; what it leaves is shared out as before."""
+        share = std / self.std
+        return Outlook(mean, std, self.own * share, self.ways * share[:, None])
+
+    def weighted(self, weight: float) -> Outlook:
+        """The same where it is believed as far as ``weight``, from −1 to 1."""
+        share = abs(weight)
+        nothing = (1.0 - share) * np.maximum(1.0, self.std**2)
+        return Outlook(
+            weight * self.mean,
+            np.sqrt(share * self.std**2 + nothing),
+            np.sqrt(share * self.own**2 + nothing),
+            math.sqrt(share) * self.ways,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +102,11 @@ class StandingNetwork:
 
     def predict(self, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the standings, ``(n,)`` each."""
+        outlook = self.outlook(columns)
+        return outlook.mean, outlook.std
+
+    def outlook(self, columns: FloatArray) -> Outlook:
+        """The same, and what networks of a study have in common."""
         w = self.weights
         spectra, plain = self.inputs(columns)
         before, after = (self._encode(x) for x in spectra)
@@ -75,11 +119,20 @@ class StandingNetwork:
         x = _silu(x @ w["second"] + w["second_bias"])
         out = (x @ w["last"] + w["last_bias"]).astype(np.float64)
         means = out[..., 0]
-        spreads = np.exp(np.clip(out[..., 1], LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD))
-        std = np.sqrt((spreads**2).mean(axis=0) + means.var(axis=0))
+        spreads = np.exp(np.clip(out[..., 1:], LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD))
+        disagreement = means.var(axis=0)
         in_training = ~np.isnan(columns[:, COLUMNS["curve"].start])
-        mean = means.mean(axis=0) - _BEYOND * self._beyond(columns)
-        return mean, std * self.stretch[in_training.astype(np.intp)]
+        stretch = self.stretch[in_training.astype(np.intp)]
+        std, own = (
+            stretch * np.sqrt((spreads[..., i] ** 2).mean(axis=0) + disagreement) for i in (0, 1)
+        )
+        own = np.minimum(own, std)
+        ways = np.concatenate(list((x @ w["ways"] + w["ways_bias"]).astype(np.float64)), axis=1)
+        # What the places of studies explain is known from both spreads, better than from places
+        # that were held near the middle.
+        explained, told = (std**2 - own**2).mean(), (ways**2).sum(axis=1).mean()
+        ways *= math.sqrt(explained / max(told, 1e-9))
+        return Outlook(means.mean(axis=0) - _BEYOND * self._beyond(columns), std, own, ways)
 
     def latents(self, columns: FloatArray) -> SingleArray:
         """Latents of the untrained and the latest fingerprints, ``(2, M, n, d)``."""

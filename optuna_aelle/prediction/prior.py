@@ -22,6 +22,7 @@ import numpy.typing as npt
 from optuna.trial import FrozenTrial
 
 from optuna_aelle.prediction.knobs import check_knobs
+from optuna_aelle.prediction.network import Outlook
 from optuna_aelle.prediction.network import StandingNetwork
 from optuna_aelle.prediction.past import PastStudies
 from optuna_aelle.prediction.traits import Population
@@ -142,9 +143,15 @@ class Prior:
         self, traits: Traits, population: Population
     ) -> tuple[FloatArray, FloatArray]:
         """The same of what has been read already, without a person's own studies."""
+        outlook = self.outlook(traits, population)
+        return outlook.mean, outlook.std
+
+    def outlook(self, traits: Traits, population: Population) -> Outlook:
+        """And what the networks of a study have in common."""
         if self.network is None:
-            return by_curve_alone(traits, population)
-        return self.network.predict(traits.among(population))
+            mean, std = by_curve_alone(traits, population)
+            return Outlook(mean, std, std, np.zeros((len(mean), 0)))
+        return self.network.outlook(traits.among(population))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file, at once or not at all (`optuna_aelle.prediction.prior_file`)."""

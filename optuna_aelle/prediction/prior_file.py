@@ -18,7 +18,7 @@ from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.traits import N_COLUMNS
 
 KIND = "optuna-aelle prior"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _PAST = ("spectra", "residuals", "doubts")
 _SCALES = ("center", "scale", "optional", "reach", "stretch")
@@ -89,7 +89,7 @@ def read_prior(path: Any) -> Prior:
             f"kind ({type(error).__name__}: {error}). Save the prior again, or install "
             "optuna-aelle anew if it is the one that came with it."
         ) from error
-    if version > FORMAT_VERSION or metadata.get("n_columns", N_COLUMNS) != N_COLUMNS:
+    if version != FORMAT_VERSION or metadata.get("n_columns", N_COLUMNS) != N_COLUMNS:
         raise ValueError(
             f"Expected a prior of format version {FORMAT_VERSION} that reads {N_COLUMNS} columns, "
             f"but {str(path)!r} has version {version} and reads {metadata.get('n_columns')}. "

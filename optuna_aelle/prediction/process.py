@@ -4,11 +4,12 @@ The prior says where each network stands before training (m₀, s₀) and after 
 (m_t, s_t). A Gaussian process over what is left, standing less m₀, carries what the started ones
 have shown over to the untried ones:
 
-    f = standing − m₀ ~ N(0, s₀ᵢ s₀ⱼ [c + b m₀ᵢ m₀ⱼ + p k(xᵢ, xⱼ)] + own part)
+    f = standing − m₀ ~ N(0, gᵢ·gⱼ + sᵢ sⱼ [c + b m₀ᵢ m₀ⱼ + p k(xᵢ, xⱼ)] + own part)
 
-with a constant (c), the slope of the prior (b: a prior that is wrong here loses its weight with
-the evidence), and the parameters x (p). What a started trial has shown is its curve's own word:
-the observation l of variance v that turns m₀ into m_t.
+with the ways g in which studies differ (`optuna_aelle.prediction.network`) and, of the spread s
+that these leave, a constant (c), the slope of the prior (b: a prior that is wrong here loses its
+weight with the evidence), and the parameters x (p). What a started trial has shown is its curve's
+own word: the observation l of variance v that turns m₀ into m_t.
 
 *Trust.* Where curves contradict what the prior said of untrained networks, its word counts for
 less, before and during training (`optuna_aelle.prediction.trust`).
@@ -34,6 +35,7 @@ from scipy.linalg import cho_factor
 from scipy.linalg import cho_solve
 
 from optuna_aelle.prediction.encoding import ParameterEncoder
+from optuna_aelle.prediction.network import Outlook
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.prior import by_curve_alone
 from optuna_aelle.prediction.reading import Reader
@@ -87,25 +89,27 @@ def forecast_field(
     if not everyone:
         return Field(np.zeros(0), np.zeros(0))
     untrained = reader.read(everyone, UNTRAINED_STEP)
-    mean, std = prior.predict_traits(untrained, Population(untrained.relative, []))
+    outlook = prior.outlook(untrained, Population(untrained.relative, []))
     if prior.past is not None:
-        mean, std = prior.past.correct(everyone, untrained, mean, std)
+        mean, std = prior.past.correct(everyone, untrained, outlook.mean, outlook.std)
+        outlook = outlook.narrowed(mean, std)
     m = len(started)
     if m == 0:
-        return Field(mean, std)
+        return Field(outlook.mean, outlook.std)
     now = reader.read(started, math.inf)
     finished = [len(now.curves[i]) for i in range(m) if started[i].state == TrialState.COMPLETE]
     length = max(finished, default=math.nan)
     chosen = Population(untrained.relative, now.curves, length)
-    mean, std, trust = _as_far_as_borne_out(mean, std, now, chosen)
-    population = chosen.seen_as(_selection(mean[:m], std[:m]))
+    outlook, trust = _as_far_as_borne_out(outlook, now, chosen)
+    population = chosen.seen_as(_selection(outlook.mean[:m], outlook.std[:m]))
     mean_now, std_now = prior.predict_traits(now, population)
     if prior.past is not None:
         mean_now, std_now = prior.past.correct(started, now, mean_now, std_now)
     plain = by_curve_alone(now, population)
     mean_now, std_now = _mixed(trust, (mean_now, std_now), plain)
-    shift, std = _carried_over(everyone, mean, std, mean_now, std_now)
-    return Field(np.concatenate([mean_now, mean[m:] + shift]), np.concatenate([std_now, std]))
+    shift, std = _carried_over(everyone, outlook, mean_now, std_now)
+    mean = outlook.mean[m:] + shift
+    return Field(np.concatenate([mean_now, mean]), np.concatenate([std_now, std]))
 
 
 def _mixed(
@@ -119,29 +123,25 @@ def _mixed(
 
 
 def _as_far_as_borne_out(
-    mean: FloatArray, std: FloatArray, now: Traits, population: Population
-) -> tuple[FloatArray, FloatArray, float]:
+    outlook: Outlook, now: Traits, population: Population
+) -> tuple[Outlook, float]:
     """What the prior says of untrained networks, weighted; and how much to believe it later."""
     m = len(now)
     plain, plain_std = by_curve_alone(now, population)
     reliability = np.sqrt(np.maximum(1.0 - plain_std**2, 0.0))
     told = reliability > 0.0
     ranks = plain[told] / reliability[told]
-    beta = trust_in(mean[:m][told], float((std[:m] ** 2).mean()), ranks, reliability[told])
-    weighted = beta * mean
-    left = abs(beta) * std**2 + (1.0 - abs(beta)) * np.maximum(1.0, std**2)
-    return weighted, np.sqrt(left), max(beta, 0.0)
+    left = float((outlook.std[:m] ** 2).mean())
+    beta = trust_in(outlook.mean[:m][told], left, ranks, reliability[told])
+    return outlook.weighted(beta), max(beta, 0.0)
 
 
 def _carried_over(
-    everyone: Sequence[FrozenTrial],
-    mean: FloatArray,
-    std: FloatArray,
-    mean_now: FloatArray,
-    std_now: FloatArray,
+    everyone: Sequence[FrozenTrial], outlook: Outlook, mean_now: FloatArray, std_now: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """How far the untried are expected from what the prior says, and how uncertain they are."""
     m = len(mean_now)
+    mean, std, own, ways = outlook
     untried = np.arange(m, len(everyone))
     if not len(untried):
         return np.zeros(0), np.zeros(0)
@@ -159,14 +159,15 @@ def _carried_over(
         of_parameters = _LINEAR * products + (1.0 - _LINEAR) * np.exp(-0.5 * squares)
         total = _CONSTANT + _SLOPE * np.outer(mean[i], mean[observed])
         total = total + _PARAMETERS * of_parameters
-        return np.asarray(total * std[i, None] * std[observed])
+        return np.asarray(ways[i] @ ways[observed].T + total * own[i, None] * own[observed])
 
-    own = (1.0 - _PARAMETERS) * std[observed] ** 2 + 1.0 / precision[observed]
-    factor = cho_factor(kernel(seen, observed) + np.diag(own))
+    noise = (1.0 - _PARAMETERS) * own[observed] ** 2 + 1.0 / precision[observed]
+    factor = cho_factor(kernel(seen, observed) + np.diag(noise))
     cross = kernel(left, untried)
     shift = cross @ cho_solve(factor, residuals)
     explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
-    total = std[untried] ** 2 * (1.0 + _CONSTANT + _SLOPE * mean[untried] ** 2)
+    total = (ways[untried] ** 2).sum(axis=1)
+    total += own[untried] ** 2 * (1.0 + _CONSTANT + _SLOPE * mean[untried] ** 2)
     return shift, np.sqrt(np.maximum(total - explained, 0.01))
 
 

@@ -2,9 +2,10 @@
 
 Every trial is a row at each moment at which it has a spectrum, among all trials of its study and
 among few of them. Groups of columns are left out at random, so that the network speaks without
-spectra, without any knob that it knows, and without a curve.
+spectra, without any knob that it knows, and without a curve. In half of the rows the place of
+their study among all is known, in half it is not: the former teach in which ways studies differ.
 
-Notation: R rows of N columns, standings y (R,), M members.
+Notation: R rows of N columns, standings y (R,), M members, d ways.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ _MOMENTS = (1, 2, 3, 5, 8, 13, 21, 34, 55)
 _UNTRAINED_SHARE = 0.35
 # A small population of a table is at most this large.
 _LARGEST_FEW = 80
+# Of the rows of a batch, the share of which the place of their study is known.
+_PLACED_SHARE = 0.5
+# A study's place is held near the middle as if one of so many trials said so.
+_TRIALS_OF_A_STUDY = 200
 # How often a group of columns is left out.
 _LEFT_OUT: dict[tuple[str, ...], float] = {
     ("knobs",): 0.15,
@@ -72,6 +77,7 @@ class Settings:
     dropout: float = 0.1
     noise: float = 0.1
     reconstruction: float = 0.3
+    ways: int = 6
     folds: int = 4
     seed: int = 0
 
@@ -199,6 +205,9 @@ def _train(
     y = torch.tensor(np.concatenate([x.standings for x in lessons]), dtype=torch.float32)
     weights = torch.tensor(np.concatenate([x.weights for x in lessons]), dtype=torch.float32)
     untrained = np.concatenate([x.untrained for x in lessons])
+    studies = torch.arange(len(lessons)).repeat_interleave(
+        torch.tensor([len(x.standings) for x in lessons])
+    )
     rows = _Rows(network, columns)
     before, after = (torch.tensor(np.flatnonzero(x)) for x in (untrained, ~untrained))
     if not len(after):
@@ -210,7 +219,7 @@ def _train(
     # Dropout draws from the global state of torch: a caller's stays as it was.
     with pools.limit(limits=1), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(settings.seed)
-        parameters = _initialise(rows.n_inputs, settings)
+        parameters = _initialise(rows.n_inputs, len(lessons), settings)
         optimizer = torch.optim.AdamW(
             parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -226,17 +235,18 @@ def _train(
                 dim=1,
             )
             drawn = rows.draw(chosen, settings.noise)
-            loss = _loss(parameters, drawn, settings, y, weights, chosen)
+            loss = _loss(parameters, drawn, settings, y[chosen], weights[chosen], studies[chosen])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             if progress is not None:
                 progress()
+        _rescale_ways(parameters)
     trained = {
         name: value.detach().numpy()
         for name, value in parameters.items()
-        if not name.startswith("decode")
+        if not name.startswith("decode") and name != "places"
     }
     return replace(network, weights=trained)
 
@@ -279,7 +289,7 @@ class _Rows:
         return clean, noisy, plain
 
 
-def _initialise(n_plain: int, settings: Settings) -> dict[str, Tensor]:
+def _initialise(n_plain: int, n_studies: int, settings: Settings) -> dict[str, Tensor]:
     k, d = FINGERPRINT_LENGTH, settings.latent
     shapes = {
         "encode_in": (k, settings.encoder_hidden),
@@ -288,14 +298,28 @@ def _initialise(n_plain: int, settings: Settings) -> dict[str, Tensor]:
         "decode_out": (settings.encoder_hidden, k),
         "first": (n_plain + 3 * d, settings.hidden),
         "second": (settings.hidden, settings.hidden),
-        "last": (settings.hidden, 2),
+        # Mean, and logarithms of the spreads without and with the study's place.
+        "last": (settings.hidden, 3),
+        "ways": (settings.hidden, settings.ways),
     }
-    parameters = {}
+    places = 0.3 * torch.randn(settings.members, n_studies, settings.ways)
+    parameters = {"places": places.requires_grad_()}
     for name, (n_in, n_out) in shapes.items():
         weight = torch.randn(settings.members, n_in, n_out) / math.sqrt(n_in)
         parameters[name] = weight.requires_grad_()
         parameters[f"{name}_bias"] = torch.zeros(settings.members, 1, n_out, requires_grad=True)
     return parameters
+
+
+def _rescale_ways(parameters: dict[str, Tensor]) -> None:
+    """Turn the ways so that the studies' places have unit spread in all directions."""
+    with torch.no_grad():
+        places = parameters["places"]
+        moments = places.mT @ places / places.shape[1]
+        variances, directions = torch.linalg.eigh(moments)
+        root = directions * variances.clamp(min=0.0).sqrt()[:, None]
+        for name in ("ways", "ways_bias"):
+            parameters[name] = parameters[name] @ root
 
 
 def _loss(
@@ -304,7 +328,7 @@ def _loss(
     settings: Settings,
     y: Tensor,
     weights: Tensor,
-    chosen: Tensor,
+    studies: Tensor,
 ) -> Tensor:
     """Negative log-likelihood of the standings plus L1 reconstruction of the fingerprints."""
 
@@ -318,8 +342,14 @@ def _loss(
     for name in ("first", "second"):
         x = F.dropout(F.silu(layer(name, x)), settings.dropout)
     out = layer("last", x)
-    log_spread = out[..., 1].clamp(LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD)
-    misses = (y[chosen] - out[..., 0]) / log_spread.exp()
-    likelihood = (weights[chosen] * (log_spread + 0.5 * misses**2)).mean(dim=1).sum()
+    places = parameters["places"]
+    own = torch.gather(places, 1, studies[..., None].expand(*studies.shape, places.shape[2]))
+    placed = torch.rand(y.shape) < _PLACED_SHARE
+    mean = out[..., 0] + torch.where(placed, (layer("ways", x) * own).sum(dim=2), 0.0)
+    log_spread = torch.where(placed, out[..., 2], out[..., 1])
+    log_spread = log_spread.clamp(LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD)
+    misses = (y - mean) / log_spread.exp()
+    likelihood = (weights * (log_spread + 0.5 * misses**2)).mean(dim=1).sum()
+    held = 0.5 * (places**2).sum(dim=2).mean(dim=1).sum() / _TRIALS_OF_A_STUDY
     error = (rebuilt - clean).abs().mean() * len(plain) * 2
-    return likelihood + settings.reconstruction * error
+    return likelihood + held + settings.reconstruction * error

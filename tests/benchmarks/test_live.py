@@ -18,14 +18,14 @@ from benchmarks.live.figure import table
 from benchmarks.live.searches import PLANS
 from benchmarks.live.searches import Job
 from benchmarks.live.searches import Plan
-from benchmarks.live.tasks import DelayedXor
 from benchmarks.live.tasks import FlipFlop
 from benchmarks.live.tasks import MackeyGlass
+from benchmarks.live.tasks import TemporalOrder
 from benchmarks.record.tables import DEVELOPMENT_TABLES
 from benchmarks.record.tables import REPORT_TABLES
 from studies.training import train
 
-TASKS = [FlipFlop, MackeyGlass, DelayedXor]
+TASKS = [FlipFlop, MackeyGlass, TemporalOrder]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -63,7 +63,7 @@ def test_the_score_of_xor_starts_at_chance() -> None:
         "clipping": 1.0,
         "forget_bias": 0.0,
     }
-    first = list(train(DelayedXor(), params, n_epochs=1, seed=0))[1]
+    first = list(train(TemporalOrder(), params, n_epochs=1, seed=0))[1]
     assert first.value == pytest.approx(0.5, abs=0.12)
 
 
@@ -79,8 +79,8 @@ def test_what_is_forecast_was_not_trained_on() -> None:
 @pytest.mark.parametrize("arm", ["AeLLE", "Optuna's defaults"])
 def test_a_search_is_made_once(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PLANS, "xor", Plan(DelayedXor, 2, None, 4, 1, ()))
-    job = Job("xor", arm, 0)
+    monkeypatch.setitem(PLANS, "order", Plan(TemporalOrder, 2, None, 4, 1, ()))
+    job = Job("order", arm, 0)
     threads = torch.get_num_threads()
     try:
         found = searches.run(job)

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
+from optuna_aelle.prediction.network import Outlook
 from optuna_aelle.prediction.network import StandingNetwork
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.process import forecast_field
@@ -31,9 +32,18 @@ def prior() -> Prior:
 class Reversed(StandingNetwork):
     """Says of untrained networks the opposite of what it has learned."""
 
-    def predict(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mean, std = super().predict(columns)
-        return np.where(np.isnan(columns[:, -3]) | (columns[:, -3] == 0.0), -mean, mean), std
+    def outlook(self, columns: np.ndarray) -> Outlook:
+        outlook = super().outlook(columns)
+        untrained = np.isnan(columns[:, -3]) | (columns[:, -3] == 0.0)
+        return outlook._replace(mean=np.where(untrained, -outlook.mean, outlook.mean))
+
+
+class Rigid(StandingNetwork):
+    """Knows nothing of the ways in which studies differ."""
+
+    def outlook(self, columns: np.ndarray) -> Outlook:
+        outlook = super().outlook(columns)
+        return outlook._replace(own=outlook.std, ways=0.0 * outlook.ways)
 
 
 def reverse(prior: Prior) -> Prior:
@@ -76,6 +86,46 @@ def test_what_the_prior_does_not_know_is_learned_from_the_study(prior: Prior) ->
     # Stopped ones teach as well, if not as much.
     stopped = forecast_field(prior, [cut(t, 3) for t in started], rest, Reader(-1.0))
     assert spearmanr(stopped.mean[40:], truth)[0] > spearmanr(before.mean, truth)[0] + 0.1
+
+
+def test_in_which_way_a_study_differs_is_seen_after_a_few_trials() -> None:
+    # Of the learning rate that is best every study says something else.
+    rates = np.geomspace(3e-4, 3e-2, 10).tolist()
+    tables = [made_up_table(f"task {i}", i, n=60, best_rate=r) for i, r in enumerate(rates)]
+    network = train_network({t.name: [Lessons.of(t)] for t in tables}, SMALL)
+    gained = []
+    for seed, rate in ((60, 3e-4), (61, 3e-2), (62, 3e-4), (63, 3e-2)):
+        table = made_up_table("new", seed, n=66, best_rate=rate)
+        started, rest = table.trials[:6], [cut(t, 0) for t in table.trials[6:]]
+        ranked = [
+            spearmanr(
+                forecast_field(Prior(one), started, rest, Reader(-1.0)).mean[6:],
+                -table.finals[6:],
+            )[0]
+            for one in (network, Rigid(**vars(network)))
+        ]
+        assert ranked[0] > 0.5
+        gained.append(ranked[0] - ranked[1])
+    assert np.mean(gained) > 0.05
+
+
+def test_what_ways_and_own_spread_leave_adds_up(prior: Prior) -> None:
+    assert prior.network is not None
+    lessons = Lessons.of(made_up_table("new", 55))
+    outlook = prior.network.outlook(lessons.columns[lessons.untrained].astype(np.float64))
+    explained = (outlook.ways**2).sum(axis=1)
+    assert (outlook.own <= outlook.std).all()
+    assert explained.mean() == pytest.approx((outlook.std**2 - outlook.own**2).mean())
+    half = outlook.weighted(0.5)
+    assert half.mean == pytest.approx(0.5 * outlook.mean)
+    assert (half.std >= outlook.std).all()
+    nothing = outlook.weighted(0.0)
+    assert not nothing.mean.any()
+    assert not nothing.ways.any()
+    assert nothing.own == pytest.approx(nothing.std)
+    less = outlook.narrowed(outlook.mean + 1.0, 0.5 * outlook.std)
+    assert less.own == pytest.approx(0.5 * outlook.own)
+    assert less.ways == pytest.approx(0.5 * outlook.ways)
 
 
 def test_a_prior_that_is_wrong_here_loses_its_weight(prior: Prior) -> None:
