@@ -1,7 +1,7 @@
 """Does it hold live? Real trainings on tasks that no prior has seen, at equal seconds.
 
-Every arm searches the same continuous space for as many seconds as 15 whole trainings take, alone
-on a core, its own cost included; a network that was not trained to its end within them does not
+Every arm searches the same continuous space for as many seconds as about a dozen whole trainings
+take, alone on a core, its own cost included; what was not trained to its end within them does not
 count. *order* is another study: 40 networks of 9 epochs on a task whose errors start at chance,
 beside no pruner, whatever the seconds; *digits* is ``python -m studies.digits``, with its prior
 that has seen no digits. Finished searches are kept, so an interrupted run goes on.

@@ -73,10 +73,10 @@ class Plan:
 
 _PEERS = (DEFAULTS, "TPE, Hyperband", "TPE, SHA η=2, min 1")
 PLANS = {
-    "flipflop": Plan(FlipFlop, 30, 80.0, None, 4, _PEERS),
-    "mackeyglass": Plan(MackeyGlass, 30, 80.0, None, 4, _PEERS),
+    "flipflop": Plan(FlipFlop, 30, 120.0, None, 3, _PEERS),
+    "mackeyglass": Plan(MackeyGlass, 30, 80.0, None, 3, _PEERS),
     "order": Plan(TemporalOrder, 9, None, 40, 10, ("random, none",)),
-    "digits": Plan(Digits, 40, 160.0, None, 10, (DEFAULTS,)),
+    "digits": Plan(Digits, 40, 120.0, None, 10, (DEFAULTS,)),
 }
 
 
