@@ -47,7 +47,7 @@ from optuna_aelle.trials.storage import write_system_attributes
 
 FloatArray = npt.NDArray[np.float64]
 # Candidates that are new to each trial, once there are enough.
-_N_FRESH = 4
+_N_FRESH = 2
 # Before anything was trained there is no time to take a share of.
 _FIRST_SPECTRA = 4
 

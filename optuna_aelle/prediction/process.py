@@ -89,10 +89,9 @@ def forecast_field(
     if not everyone:
         return Field(np.zeros(0), np.zeros(0))
     untrained = reader.read(everyone, UNTRAINED_STEP)
-    outlook = prior.outlook(untrained, Population(untrained.relative, []))
-    if prior.past is not None:
-        mean, std = prior.past.correct(everyone, untrained, outlook.mean, outlook.std)
-        outlook = outlook.narrowed(mean, std)
+    outlook = reader.once(
+        "outlook", untrained, lambda: _before_training(prior, everyone, untrained)
+    )
     m = len(started)
     if m == 0:
         return Field(outlook.mean, outlook.std)
@@ -107,9 +106,18 @@ def forecast_field(
         mean_now, std_now = prior.past.correct(started, now, mean_now, std_now)
     plain = by_curve_alone(now, population)
     mean_now, std_now = _mixed(trust, (mean_now, std_now), plain)
-    shift, std = _carried_over(everyone, outlook, mean_now, std_now)
+    x = reader.once("parameters", untrained, lambda: ParameterEncoder(everyone).encoded)
+    shift, std = _carried_over(x, outlook, mean_now, std_now)
     mean = outlook.mean[m:] + shift
     return Field(np.concatenate([mean_now, mean]), np.concatenate([std_now, std]))
+
+
+def _before_training(prior: Prior, trials: Sequence[FrozenTrial], untrained: Traits) -> Outlook:
+    """What the prior says of networks as they were when nothing was known of the study."""
+    outlook = prior.outlook(untrained, Population(untrained.relative, []))
+    if prior.past is None:
+        return outlook
+    return outlook.narrowed(*prior.past.correct(trials, untrained, outlook.mean, outlook.std))
 
 
 def _mixed(
@@ -137,19 +145,25 @@ def _as_far_as_borne_out(
 
 
 def _carried_over(
-    everyone: Sequence[FrozenTrial], outlook: Outlook, mean_now: FloatArray, std_now: FloatArray
+    x: FloatArray, outlook: Outlook, mean_now: FloatArray, std_now: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """How far the untried are expected from what the prior says, and how uncertain they are."""
+    """How far the untried are expected from what the prior says, and how uncertain they are.
+
+    Args:
+        x: ``(n, _)`` the parameters of all.
+        outlook: What the prior said of all before training.
+        mean_now: ``(m,)`` of the started.
+        std_now: ``(m,)`` of the started.
+    """
     m = len(mean_now)
     mean, std, own, ways = outlook
-    untried = np.arange(m, len(everyone))
+    untried = np.arange(m, len(x))
     if not len(untried):
         return np.zeros(0), np.zeros(0)
     observed = np.arange(m)[-_MOST_OBSERVED:]
     precision = np.maximum(1.0 / std_now**2 - 1.0 / std[:m] ** 2, _LEAST_PRECISION)
     word = (mean_now / std_now**2 - mean[:m] / std[:m] ** 2) / precision
     residuals = (word - mean[:m])[observed]
-    x = ParameterEncoder(everyone).encoded
     x = x / math.sqrt(max(x.shape[1], 1))
     seen, left = x[observed], x[untried]
 

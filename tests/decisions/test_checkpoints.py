@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import signal
@@ -34,6 +35,7 @@ from optuna_aelle import Checkpoints
 from optuna_aelle import RecordedTrials
 from optuna_aelle import decode_spectra
 from optuna_aelle import report_spectrum
+from optuna_aelle.decisions import checkpoints as checkpoints_module
 from optuna_aelle.decisions.resumption import resume_promising
 from optuna_aelle.trials.continuation import continuations
 from optuna_aelle.trials.continuation import decode_checkpoints
@@ -172,16 +174,18 @@ def test_what_was_not_reported_is_not_saved(tmp_path: Path) -> None:
     assert decode_checkpoints(study.trials[0])[0].epoch < 2
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "_SHARE", math.inf)  # so that every epoch is saved
     checkpoints = Checkpoints(tmp_path)
     study = told_study()
     epochs: list[int] = []
 
-    def slow(trial: optuna.Trial, epoch: int) -> bool:
-        time.sleep(0.15)  # so that every epoch is saved
+    def stopped(trial: optuna.Trial, epoch: int) -> bool:
         return epoch == 2 and trial.number == 0
 
-    objective = training(checkpoints, slow, epochs)
+    objective = training(checkpoints, stopped, epochs)
     study.optimize(objective, n_trials=1)
     saved = decode_checkpoints(study.trials[0])
     assert [s.epoch for s in saved] == [2, 1]
