@@ -91,9 +91,9 @@ def test_what_the_prior_does_not_know_is_learned_from_the_study(prior: Prior) ->
 
 def test_in_which_way_a_study_differs_is_seen_after_a_few_trials() -> None:
     # Of the learning rate that is best every study says something else.
-    rates = np.geomspace(3e-4, 3e-2, 8).tolist()
-    tables = [made_up_table(f"task {i}", i, best_rate=rate) for i, rate in enumerate(rates)]
-    settings = replace(SMALL, steps=300, folds=0)
+    rates = np.geomspace(3e-4, 3e-2, 10).tolist()
+    tables = [made_up_table(f"task {i}", i, n=60, best_rate=r) for i, r in enumerate(rates)]
+    settings = replace(SMALL, folds=0)
     network = train_network({t.name: [Lessons.of(t)] for t in tables}, settings)
     gained = []
     for seed, rate in ((60, 3e-4), (61, 3e-2), (62, 3e-4), (63, 3e-2)):
