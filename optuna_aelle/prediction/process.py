@@ -90,7 +90,7 @@ def forecast_field(
         return Field(np.zeros(0), np.zeros(0))
     untrained = reader.read(everyone, UNTRAINED_STEP)
     outlook = reader.once(
-        "outlook", untrained, lambda: _before_training(prior, everyone, untrained)
+        "outlook", (prior, untrained), lambda: _before_training(prior, everyone, untrained)
     )
     m = len(started)
     if m == 0:
@@ -106,7 +106,7 @@ def forecast_field(
         mean_now, std_now = prior.past.correct(started, now, mean_now, std_now)
     plain = by_curve_alone(now, population)
     mean_now, std_now = _mixed(trust, (mean_now, std_now), plain)
-    x = reader.once("parameters", untrained, lambda: ParameterEncoder(everyone).encoded)
+    x = reader.once("parameters", (untrained,), lambda: ParameterEncoder(everyone).encoded)
     shift, std = _carried_over(x, outlook, mean_now, std_now)
     mean = outlook.mean[m:] + shift
     return Field(np.concatenate([mean_now, mean]), np.concatenate([std_now, std]))

@@ -40,7 +40,7 @@ class Reader:
         # With the trial itself: nobody else can then have its identity.
         self._rows: dict[tuple[Any, ...], tuple[Any, FrozenTrial, Row, FloatArray]] = {}
         self._latest: dict[float, tuple[list[Row], Traits]] = {}
-        self._derived: dict[str, tuple[Traits, Any]] = {}
+        self._derived: dict[str, tuple[tuple[object, ...], Any]] = {}
 
     def read(self, trials: Sequence[FrozenTrial], step: float) -> Traits:
         """As `Traits.read`; the very same object where nothing has changed since."""
@@ -62,11 +62,11 @@ class Reader:
             self._latest[step] = rows, traits
         return traits
 
-    def once(self, name: str, traits: Traits, derive: Callable[[], T]) -> T:
-        """What follows from traits that were read, kept as long as they are the latest."""
+    def once(self, name: str, sources: tuple[object, ...], derive: Callable[[], T]) -> T:
+        """What follows from these very objects, kept until it is asked for with others."""
         known = self._derived.get(name)
-        if known is None or known[0] is not traits:
-            known = self._derived[name] = (traits, derive())
+        if known is None or any(map(is_not, known[0], sources)):
+            known = self._derived[name] = (sources, derive())
         found: T = known[1]
         return found
 

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
+from benchmarks.race.ablations import Rigid
 from optuna_aelle.prediction.network import Outlook
 from optuna_aelle.prediction.network import StandingNetwork
 from optuna_aelle.prediction.prior import Prior
@@ -37,14 +38,6 @@ class Reversed(StandingNetwork):
         outlook = super().outlook(columns)
         untrained = np.isnan(columns[:, -3]) | (columns[:, -3] == 0.0)
         return outlook._replace(mean=np.where(untrained, -outlook.mean, outlook.mean))
-
-
-class Rigid(StandingNetwork):
-    """Knows nothing of the ways in which studies differ."""
-
-    def outlook(self, columns: np.ndarray) -> Outlook:
-        outlook = super().outlook(columns)
-        return outlook._replace(own=outlook.std, ways=0.0 * outlook.ways)
 
 
 def reverse(prior: Prior) -> Prior:
@@ -128,6 +121,26 @@ def test_what_ways_and_own_spread_leave_adds_up(prior: Prior) -> None:
     less = outlook.narrowed(outlook.mean + 1.0, 0.5 * outlook.std)
     assert less.own == pytest.approx(0.5 * outlook.own)
     assert less.ways == pytest.approx(0.5 * outlook.ways)
+
+
+def test_what_is_kept_between_questions_changes_no_answer(prior: Prior) -> None:
+    table = made_up_table("new", 56)
+    reader = Reader(-1.0)
+    running = cut(table.trials[0], 1)
+    rest = [cut(t, 0) for t in table.trials[10:]]
+    for n_reports in (1, 2, 4):
+        running.intermediate_values = dict(
+            list(table.trials[0].intermediate_values.items())[:n_reports]
+        )
+        kept = forecast_field(prior, [running, *table.trials[1:10]], rest, reader)
+        anew = forecast_field(prior, [running, *table.trials[1:10]], rest, Reader(-1.0))
+        assert kept.mean == pytest.approx(anew.mean)
+        assert kept.std == pytest.approx(anew.std)
+    # Nor another prior, nor a candidate that has gone.
+    for other, left in ((reverse(prior), rest), (prior, rest[1:])):
+        kept = forecast_field(other, [running], left, reader)
+        anew = forecast_field(other, [running], left, Reader(-1.0))
+        assert kept.mean == pytest.approx(anew.mean)
 
 
 def test_a_prior_that_is_wrong_here_loses_its_weight(prior: Prior) -> None:
