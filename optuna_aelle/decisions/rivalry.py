@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -35,7 +34,7 @@ from optuna_aelle.prediction.curves import is_lesson
 from optuna_aelle.prediction.forecast import Forecast
 from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.process import Field
-from optuna_aelle.prediction.values import fit_values
+from optuna_aelle.prediction.values import expected_value
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,15 @@ def _forecast(
     assert trial.last_step is not None
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     mean, std = float(field.mean[own]), float(field.std[own])
-    values = fit_values([trials[i] for i in lessons], field.mean[lessons], sign)
-    means, stds = values.distribution(np.array([mean]), np.array([std]))
+    values, value, value_std = expected_value(
+        [trials[i] for i in lessons], field.mean[lessons], sign, trial, (mean, std)
+    )
     return Forecast(
         step=trial.last_step,
         standing=mean,
         standing_std=std,
-        value=float(means[0]),
-        value_std=float(stds[0]),
+        value=value,
+        value_std=value_std,
         bar=rival,
         bar_value=float(values.value(rival)),
         share=None,

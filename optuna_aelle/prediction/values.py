@@ -6,6 +6,7 @@ may have had any of several.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,10 @@ def fit_values(lessons: Sequence[FrozenTrial], standings: FloatArray, sign: floa
         standings: ``(n,)`` theirs.
         sign: +1 to maximise, −1 to minimise.
     """
-    ends = _possible_ends(lessons, sign)
+    return _fit(_possible_ends(lessons, sign), standings, sign)
+
+
+def _fit(ends: list[FloatArray], standings: FloatArray, sign: float) -> ValueMap:
     places, members = np.unique(standings, return_inverse=True)
     shared = [
         np.concatenate([ends[i] for i in np.flatnonzero(members == place)])
@@ -91,6 +95,45 @@ def fit_values(lessons: Sequence[FrozenTrial], standings: FloatArray, sign: floa
     best = float(means[-1])
     reach = _BEYOND * abs(best - float(np.median(means)))
     return ValueMap(places, means, stds, slope, reach)
+
+
+def expected_value(
+    lessons: Sequence[FrozenTrial],
+    standings: FloatArray,
+    sign: float,
+    trial: FrozenTrial,
+    standing: tuple[float, float],
+) -> tuple[ValueMap, float, float]:
+    """The map of `fit_values`, and the value that a trial in training is expected to end with.
+
+    What its standing says, and what its curve says if it gains from here as finished ones did, are
+    weighted by how certain each of them is.
+
+    Args:
+        lessons: Ended trials.
+        standings: ``(n,)`` theirs.
+        sign: +1 to maximise, −1 to minimise.
+        trial: With what it has reported.
+        standing: Mean and standard deviation of its own.
+
+    Returns:
+        The map, mean and standard deviation of the value.
+    """
+    told = [v for _, v in sorted(trial.intermediate_values.items()) if np.isfinite(v)]
+    ends = _possible_ends([*lessons, trial] if told else lessons, sign)
+    values = _fit(ends[: len(lessons)], standings, sign)
+    means, stds = values.distribution(*(np.array([x]) for x in standing))
+    mean, variance = float(means[0]), float(stds[0]) ** 2
+    if told:
+        by_curve = float(ends[-1].mean())
+        # It may gain half as much, or half as much again; and its curve has moved of late.
+        doubt = float(ends[-1].var() + np.var(told[len(told) // 2 :]))
+        doubt += (0.5 * (by_curve - told[-1])) ** 2
+        if 0.0 < doubt < math.inf and variance > 0.0:
+            weight = variance / (variance + doubt)
+            mean = weight * by_curve + (1.0 - weight) * mean
+            variance = weight * doubt
+    return values, mean, math.sqrt(variance)
 
 
 def _possible_ends(lessons: Sequence[FrozenTrial], sign: float) -> list[FloatArray]:

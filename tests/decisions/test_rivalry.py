@@ -18,6 +18,7 @@ from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
 from optuna_aelle.decisions.reservoir import EXPLORATION
 from optuna_aelle.decisions.reservoir import index_of
+from optuna_aelle.decisions.rivalry import _forecast
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.verdict import decode_verdict
@@ -149,3 +150,26 @@ def test_once_one_has_ended_what_may_beat_it_promises_most() -> None:
     # Before one has ended, the mean counts, and a little what is not known.
     before = index_of(Field(mean, std), [a_trial(TrialState.RUNNING)] * 5)
     assert before == pytest.approx(mean + EXPLORATION * std)
+
+
+def test_what_it_has_reached_counts_in_what_it_is_promised() -> None:
+    """One has ended and others were stopped early; it is far above those and nearly as good."""
+    step_values = [(39, 0.935), (0, 0.26), (0, 0.48), (1, 0.49), (0, 0.2), (0, 0.28), (15, 0.9)]
+    standings = np.array([1.5, 0.2, 0.9, 0.8, -0.4, 0.5, 0.85])
+    study = optuna.create_study(direction="maximize")
+    for number, (last, value) in enumerate(step_values):
+        curve = {step: value * (1.0 - 0.7 ** (step + 1)) for step in range(last)} | {last: value}
+        state = TrialState.COMPLETE if number == 0 else TrialState.PRUNED
+        if number == len(step_values) - 1:
+            state = TrialState.RUNNING
+        study.add_trial(
+            optuna.create_trial(
+                state=state,
+                value=None if state == TrialState.RUNNING else value,
+                intermediate_values=curve,
+            )
+        )
+    field = Field(standings, np.full(len(standings), 0.4))
+    forecast = _forecast(study, study.trials, list(range(6)), 6, field, 1.0)
+    assert 0.88 < forecast.value < 0.94
+    assert 0.005 < forecast.value_std < 0.1
