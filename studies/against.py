@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ def compare(task: Task, study: optuna.Study, rival: optuna.Study) -> str:
     courses = {name: _course(s) for name, s in (("AeLLE", study), ("Optuna's defaults", rival))}
     path = Path(f"{study.study_name}-against-defaults.png")
     _draw(task, courses, path)
-    (_, ours), (_, theirs) = courses.values()
+    (_, ours), (spent, theirs) = courses.values()
     sign = 1.0 if task.direction == "maximize" else -1.0
     lines = [
         f"{name:<18} {best[-1]:.4g} after {epochs[-1]} epochs"
@@ -28,19 +29,28 @@ def compare(task: Task, study: optuna.Study, rival: optuna.Study) -> str:
         if best
     ]
     if ours and theirs:
-        epochs = [
-            e
-            for e, value in zip(*courses["AeLLE"], strict=True)
+        reached = [
+            epochs
+            for epochs, value in zip(*courses["AeLLE"], strict=True)
             if sign * value >= sign * theirs[-1]
         ]
-        spent = courses["Optuna's defaults"][0][-1]
         lines.append(
-            f"AeLLE has what the defaults end with after {epochs[0]} epochs "
-            f"({epochs[0] / spent:.0%} of theirs)"
-            if epochs
+            f"AeLLE has what the defaults end with after {reached[0]} epochs "
+            f"({reached[0] / spent[-1]:.0%} of theirs)"
+            if reached
             else "AeLLE does not reach what the defaults end with"
         )
+        # As many trials may be very unlike numbers of epochs.
+        equal = min(epochs[-1] for epochs, _ in courses.values())
+        had = ", ".join(f"{name} {_at(equal, *course)}" for name, course in courses.items())
+        lines.append(f"After {equal} epochs: {had}")
     return "\n".join([*lines, f"Drawn in {path}"])
+
+
+def _at(equal: int, epochs: list[int], best: list[float]) -> str:
+    """The best value after so many epochs."""
+    position = bisect_right(epochs, equal)
+    return f"{best[position - 1]:.4g}" if position else "nothing"
 
 
 def _course(study: optuna.Study) -> tuple[list[int], list[float]]:

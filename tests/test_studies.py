@@ -93,6 +93,8 @@ def test_a_study_goes_on_where_a_network_was_stopped(
     assert [e.value for e in straight[1:]] == curve
     assert "AeLLE              " in printed
     assert "Optuna's defaults  " in printed
+    equal = min(spent, sum(trained_steps(rival.trials)))
+    assert f"After {equal} epochs: AeLLE " in printed
     assert (tmp_path / "recall-against-defaults.png").stat().st_size > 10_000
 
 
