@@ -4,7 +4,8 @@ Every arm searches the same continuous space for as many seconds as about a doze
 take, alone on a core, its own cost included; what was not trained to its end within them does not
 count. *order* is another study: 40 networks of 9 epochs on a task whose errors start at chance,
 beside no pruner, whatever the seconds; *digits* is ``python -m studies.digits``, with its prior
-that has seen no digits. Finished searches are kept, so an interrupted run goes on.
+that has seen no digits. Finished searches are kept, so an interrupted run goes on; results of tasks
+that are not searched stay in the file.
 
     python -m benchmarks.live                     # an hour and a half on two cores
     python -m benchmarks.live --tasks flipflop --arms AeLLE "Optuna's defaults" --seeds 1
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.workers) as pool:
         found = list(tqdm(pool.imap(run, jobs), total=len(jobs), desc="searches"))
+    searched = {
+        "command": command_line("python -m benchmarks.live", arguments or []),
+        "environment": describe_environment(),
+    }
     plans = {
         name: {
             "metric": PLANS[name].task.metric,
@@ -64,17 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "n_epochs": PLANS[name].n_epochs,
             "seconds": PLANS[name].seconds,
             "n_trials": PLANS[name].n_trials,
+            **searched,
         }
         for name in options.tasks
     }
-    results = {
-        "command": command_line("python -m benchmarks.live", arguments or []),
-        "environment": describe_environment(),
-        "plans": plans,
-        "searches": found,
-    }
     path = options.output / "live.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Tasks that were not searched now stay as they are.
+    before = json.loads(path.read_text()) if path.exists() else {"plans": {}, "searches": []}
+    kept = {name: plan for name, plan in before["plans"].items() if name not in plans}
+    results = {
+        "plans": kept | plans,
+        "searches": [s for s in before["searches"] if s["plan"] in kept] + found,
+    }
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(draw(path))
 
