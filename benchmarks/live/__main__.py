@@ -7,7 +7,7 @@ beside no pruner, whatever the seconds; *digits* is ``python -m studies.digits``
 that has seen no digits. Finished searches are kept, so an interrupted run goes on; results of tasks
 that are not searched stay in the file.
 
-    python -m benchmarks.live                     # an hour and a half on two cores
+    python -m benchmarks.live                     # an hour on two cores
     python -m benchmarks.live --tasks flipflop --arms AeLLE "Optuna's defaults" --seeds 1
 """
 
