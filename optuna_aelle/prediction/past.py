@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 
 _KERNELS = (LINEAR, PAIRWISE)
+# How far the next study is like these. Of the same space all would do as well before training; of
+# another cell's, all of it ranks worse than none.
+_ALIKE = 0.5
 # More would make every question slow; the latest studies are kept.
 _MOST_TRIALS = 600
 
@@ -139,8 +142,8 @@ class PastStudies:
         shift, own_std = self._fit.predict(cross, own)
         # A curve says itself what the past says of where it will end.
         open_share = np.clip(std, 0.0, 1.0) ** 2
-        left = np.minimum(std, np.sqrt(std**2 * (1.0 - open_share) + open_share * own_std**2))
-        return mean + open_share * shift, left
+        known = _ALIKE**2 * open_share * np.maximum(std**2 - own_std**2, 0.0)
+        return mean + _ALIKE * open_share * shift, np.sqrt(std**2 - known)
 
     def metadata(self) -> dict[str, Any]:
         """What JSON can hold of it."""
