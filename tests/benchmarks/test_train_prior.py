@@ -34,6 +34,7 @@ def made_lessons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str | 
     monkeypatch.setattr(priors, "every_lesson", lessons)
     monkeypatch.setattr(train_prior, "every_lesson", lessons)
     monkeypatch.setattr(train_prior, "Settings", lambda: QUICK)
+    monkeypatch.setattr(train_prior, "prior_without", lambda t: priors.prior_without(t, QUICK))
     monkeypatch.setattr(priors, "CACHE", tmp_path / "priors")
     priors.prior_without.cache_clear()
     return left_out
