@@ -132,8 +132,10 @@ class Prior:
             return np.zeros(0), np.zeros(0)
         sign = 1.0 if direction == "maximize" else -1.0
         traits = Traits.read(trials, step, sign, check_knobs(knobs))
-        if not isinstance(among, Population):
-            among = Population.of(trials if among is None else among, step, sign, knobs)
+        if among is None:
+            among = Population.among(traits, trials, sign)
+        elif not isinstance(among, Population):
+            among = Population.of(among, step, sign, knobs)
         mean, std = self.predict_traits(traits, among)
         if self.past is not None:
             mean, std = self.past.correct(trials, traits, mean, std)

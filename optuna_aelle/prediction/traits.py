@@ -214,9 +214,14 @@ class Population:
         knobs: Mapping[str, str] | None = None,
     ) -> Population:
         """The trials of a study, or of a space its candidates."""
+        return cls.among(Traits.read(trials, step, sign, knobs), trials, sign)
+
+    @classmethod
+    def among(cls, traits: Traits, trials: Sequence[FrozenTrial], sign: float) -> Population:
+        """The same where their traits have been read already."""
         finished = [t for t in trials if t.state == TrialState.COMPLETE and t.intermediate_values]
         return cls(
-            Traits.read(trials, step, sign, knobs).relative,
+            traits.relative,
             [curve_of(trial, math.inf, sign) for trial in trials],
             max((len(t.intermediate_values) for t in finished), default=math.nan),
         )

@@ -120,11 +120,13 @@ def expected_value(
         The map, mean and standard deviation of the value.
     """
     told = [v for _, v in sorted(trial.intermediate_values.items()) if np.isfinite(v)]
+    # One that has reported nothing finite has no curve to read.
     ends = _possible_ends([*lessons, trial] if told else lessons, sign)
     values = _fit(ends[: len(lessons)], standings, sign)
     means, stds = values.distribution(*(np.array([x]) for x in standing))
     mean, variance = float(means[0]), float(stds[0]) ** 2
-    if told:
+    # Where none that finished has reported at this step, nobody knows what is gained from here.
+    if told and len(ends[-1]) > 1:
         by_curve = float(ends[-1].mean())
         # It may gain half as much, or half as much again; and its curve has moved of late.
         doubt = float(ends[-1].var() + np.var(told[len(told) // 2 :]))

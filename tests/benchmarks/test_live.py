@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks.live import searches
+from benchmarks.live.__main__ import main
 from benchmarks.live.figure import best_until
 from benchmarks.live.figure import draw
 from benchmarks.live.figure import table
@@ -138,3 +139,28 @@ def test_what_ended_too_late_does_not_count(tmp_path: Path) -> None:
     path.write_text(json.dumps(results))
     draw(path)
     assert (tmp_path / "live.png").stat().st_size > 5_000
+
+
+def test_tasks_that_are_not_searched_stay_in_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "live.json"
+    path.write_text(json.dumps(made_results()))
+    job = Job("order", "AeLLE", 0)
+    # A finished search that is there is read, not made again.
+    job.path.parent.mkdir(parents=True)
+    kept = {"plan": job.plan, "arm": job.arm, "seed": job.seed, "rows": [[1.0, 9, 0.25]]}
+    job.path.write_text(json.dumps(kept))
+    asked = ["--tasks", "order", "--arms", "AeLLE", "--seeds", "1", "--workers", "1"]
+    for _ in range(2):
+        main([*asked, "--output", str(tmp_path)])
+        results = json.loads(path.read_text())
+        assert list(results["plans"]) == ["made", "order"]
+        assert results["plans"]["order"]["command"].endswith(
+            "--tasks order --arms AeLLE --seeds 1"
+        )
+        assert results["searches"] == [
+            *json.loads(json.dumps(made_results()["searches"])),
+            kept,
+        ]

@@ -173,3 +173,7 @@ def test_what_it_has_reached_counts_in_what_it_is_promised() -> None:
     forecast = _forecast(study, study.trials, list(range(6)), 6, field, 1.0)
     assert 0.88 < forecast.value < 0.94
     assert 0.005 < forecast.value_std < 0.1
+    # Without a finished one to compare with, a flat stretch is no promise of nothing more.
+    unended = _forecast(study, study.trials, list(range(1, 6)), 6, field, 1.0)
+    assert unended.value_std > forecast.value_std
+    assert unended.value < 0.6
