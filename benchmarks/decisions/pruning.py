@@ -8,7 +8,7 @@ Settings were fixed on the development tables; the report is on the others, whic
 the former. (That spectra help most in delayed recall was known from earlier prototypes of that
 task.)
 
-    python -m benchmarks.decisions.pruning                       # under half an hour on two cores
+    python -m benchmarks.decisions.pruning                       # 25 minutes on two cores
     python -m benchmarks.decisions.pruning --quick               # what CI runs
     python -m benchmarks.decisions.pruning --tables digits-rnn recall-mixed --repeats 5
 """

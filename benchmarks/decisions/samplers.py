@@ -34,7 +34,8 @@ def tpe_sampler(seed: int) -> TPESampler:
 def aelle_sampler(recorded: RecordedTrials, seed: int) -> AeLLESampler:
     """The sampler over recorded networks: its candidates are such as have not been tried yet.
 
-    Every spectrum of a candidate is charged at its recorded seconds.
+    Every spectrum of a candidate is charged at its recorded seconds. Without a prior: the shipped
+    one has seen these very tables.
     """
     neighbors = Neighbors(recorded.trials)
     payloads = [spectrum_payloads(trial)[UNTRAINED_STEP] for trial in recorded.trials]
@@ -46,7 +47,7 @@ def aelle_sampler(recorded: RecordedTrials, seed: int) -> AeLLESampler:
         sampler.overhead_seconds += payloads[index]["seconds"]
         return spectra[index]
 
-    sampler = AeLLESampler(spectrum, UntriedSampler(neighbors, seed))
+    sampler = AeLLESampler(spectrum, UntriedSampler(neighbors, seed), prior=None)
     return sampler
 
 

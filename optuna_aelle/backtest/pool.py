@@ -115,7 +115,7 @@ class Pool:
     ) -> None:
         self.name = recorded.name
         self.indices = list(indices)
-        self.task = str(recorded.metadata.get("task", recorded.name))
+        self.task = recorded.task
         self.direction = recorded.direction
         self.sign = 1.0 if recorded.direction == "maximize" else -1.0
         self.budget = budget

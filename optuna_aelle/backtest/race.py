@@ -34,6 +34,7 @@ from optuna_aelle.backtest.pool import StandingPrior
 from optuna_aelle.backtest.replay import draw_seed
 from optuna_aelle.backtest.replay import told_once
 from optuna_aelle.backtest.replay import warm_up
+from optuna_aelle.backtest.replay import warn_of_own_task
 from optuna_aelle.backtest.replay import warn_of_pruned
 from optuna_aelle.backtest.searches import Search
 from optuna_aelle.trials.table import RecordedTrials
@@ -132,7 +133,7 @@ def race(
     n_configs = len(recorded) if n_configs is None else n_configs
     _check(recorded, arms, budget, n_repeats, n_configs)
     warn_of_pruned(recorded)
-    _warn_of_own_task(recorded, prior)
+    warn_of_own_task(recorded.task, recorded.name, prior)
     rows: list[pd.DataFrame] = []
     failures: list[str] = []
     with (
@@ -307,14 +308,3 @@ def _is_factory(factory: object) -> bool:
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     return needed <= {"seed"}
-
-
-def _warn_of_own_task(recorded: RecordedTrials, prior: StandingPrior | None) -> None:
-    task = recorded.metadata.get("task", recorded.name)
-    if task in getattr(prior, "tasks", ()):
-        warnings.warn(
-            f"The prior has learned from {task!r}, the task of the table {recorded.name!r}: it "
-            "knows the answers. Pass one that the table's own task is left out of.",
-            AeLLEWarning,
-            stacklevel=3,
-        )

@@ -197,6 +197,7 @@ def replay_study(
         keep_numbers: Whether trials keep their numbers, with failed trials in the gaps.
         spectrum_steps: As in `replay`.
     """
+    warn_of_own_task(recorded.task, recorded.name, getattr(proposer, "prior", None))
     stream = RecordedStream(recorded.trials, order, proposer)
     # Without Optuna's line a trial, which would cost more than the replay.
     verbosity = optuna.logging.get_verbosity()
@@ -320,4 +321,14 @@ def warn_of_pruned(recorded: RecordedTrials) -> None:
             "were recorded: nobody knows where they would have ended, and what a more patient "
             "pruner would have spent on them. Record with optuna.pruners.NopPruner to compare "
             "pruners fairly.",
+        )
+
+
+def warn_of_own_task(task: str, table: str, prior: object) -> None:
+    """Warn once of a prior, or a sampler's, that has learned from the task it is judged on."""
+    if task in getattr(prior, "tasks", ()):
+        warn_once(
+            f"prior knows the task:{task}",
+            f"The prior has learned from {task!r}, the task of the table {table!r}: it knows the "
+            "answers. Pass one that the table's own task is left out of.",
         )

@@ -12,12 +12,12 @@ from optuna.trial import FrozenTrial
 from optuna.trial import Trial
 from optuna.trial import TrialState
 
-from optuna_aelle._warnings import warn_once
 from optuna_aelle.backtest.pool import FloatArray
 from optuna_aelle.backtest.pool import Pool
 from optuna_aelle.backtest.pool import Ranking
 from optuna_aelle.backtest.pool import in_order
 from optuna_aelle.backtest.proposals import PoolSampler
+from optuna_aelle.backtest.replay import warn_of_own_task
 from optuna_aelle.backtest.streams import suggest
 from optuna_aelle.decisions.sampler import AeLLESampler
 from optuna_aelle.decisions.wrapping import WrappingSampler
@@ -205,12 +205,7 @@ def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampl
         if isinstance(pool.prior, Prior) and sampler.prior is Prior.pretrained():
             # Who brings a prior of its own keeps it.
             prior = pool.prior
-        elif pool.task in sampler.prior.tasks:
-            warn_once(
-                f"prior knows the task:{pool.task}",
-                f"The sampler's prior has learned from {pool.task!r}, the task of the table "
-                f"{pool.name!r}: it knows the answers. Pass race a prior that the table's own "
-                "task is left out of.",
-            )
+        else:
+            warn_of_own_task(pool.task, pool.name, sampler.prior)
         return proposals, sampler.around(base, spectrum, prior, clock)
     return proposals, sampler.around(base)

@@ -105,6 +105,11 @@ class RecordedTrials:
         )
 
     @property
+    def task(self) -> str:
+        """What the networks were trained for: ``metadata["task"]``, else the table's own name."""
+        return str(self.metadata.get("task", self.name))
+
+    @property
     def steps(self) -> list[int]:
         """Every step that a trial has reported, in order."""
         return sorted({step for trial in self.trials for step in trial.intermediate_values})

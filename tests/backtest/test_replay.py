@@ -24,7 +24,9 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle import AeLLEPruner
+from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
+from optuna_aelle import Prior
 from optuna_aelle import RecordedTrials
 from optuna_aelle import decode_spectra
 from optuna_aelle import encode_spectrum
@@ -293,6 +295,21 @@ def test_a_sampler_that_reads_spectra_gets_and_pays_for_them() -> None:
     assert replayed.overhead_seconds == pytest.approx(8 * 1.01, abs=0.05)
     plain = replay_study(table, NopPruner(), range(8), proposer=RandomSampler(seed=0))
     assert not any(decode_spectra(trial) for trial in plain.study.trials)
+
+
+def test_a_sampler_whose_prior_knows_the_table_is_told_of() -> None:
+    table = dataclasses.replace(made_table(12), metadata={"task": "making"})
+
+    def warnings_of(*tasks: str) -> list[str]:
+        proposer = AeLLESampler(None, prior=Prior(tasks=tasks), seed=0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            replay_study(table, NopPruner(), range(12), n_trials=3, proposer=proposer)
+        return [str(w.message) for w in caught if "knows the answers" in str(w.message)]
+
+    assert not warnings_of("others")
+    (message,) = warnings_of("others", "making")
+    assert "has learned from 'making', the task of the table 'made'" in message
 
 
 def test_a_pruner_sees_nothing_of_what_is_to_come() -> None:

@@ -298,6 +298,7 @@ def test_the_sampler_ranks_what_is_then_trained_and_pays_for_it(
     recorded = RecordedTrials.load(TABLES / "digits-mixed.npz")
     free = dataclasses.replace(recorded, step_seconds=np.full(len(recorded), np.nan))
     sampler = aelle_sampler(free, 0)
+    assert recorded.task not in sampler.prior.tasks
     ranked: list[str] = []
     spectrum_fn = sampler._spectrum_fn
 
