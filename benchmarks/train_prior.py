@@ -48,6 +48,7 @@ from optuna_aelle.prediction.traits import Traits
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 
+STUDIES_PRIORS = Path("studies") / "priors"
 SHIPPED = Path(str(optuna_aelle.prediction.__file__)).parent / "pretrained.npz"
 # What a prior is not told.
 HIDDEN: dict[str, tuple[str, ...]] = {
@@ -151,12 +152,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--without", metavar="TASK", help="leave a task out")
-    parser.add_argument("--output", type=Path, default=SHIPPED, help="file of the prior")
+    tasks = sorted({task_of(name) for name in (*DEVELOPMENT_TABLES, *REPORT_TABLES)})
+    parser.add_argument("--without", choices=tasks, metavar="TASK", help="leave a task out")
+    parser.add_argument(
+        "--output", type=Path, help="file of the prior; by default the shipped one, or a study's"
+    )
     parser.add_argument("--evaluate", action="store_true", help="rank tasks that were left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
+    if options.output is None:
+        left_out = STUDIES_PRIORS / f"without_{options.without}.npz"
+        options.output = SHIPPED if options.without is None else left_out
     if options.evaluate:
         tables = evaluate(options.workers)
         results = {

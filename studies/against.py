@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import optuna
 from optuna.trial import TrialState
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     from studies.training import Task
 
 
-def compare(task: Task, study: optuna.Study, rival: optuna.Study) -> str:
+def compare(task: Task, study: optuna.Study, rival: optuna.Study, label: str = "AeLLE") -> str:
     """Draw both into one figure, and say which needs how much to come how far."""
-    courses = {name: _course(s) for name, s in (("AeLLE", study), ("Optuna's defaults", rival))}
-    path = Path(f"{study.study_name}-against-defaults.png")
-    _draw(task, courses, path)
+    courses = {name: _course(s) for name, s in ((label, study), ("Optuna's defaults", rival))}
+    path = Path(f"{quote(study.study_name, safe=' ')}-against-defaults.png")
+    try:
+        _draw(task, courses, path)
+        drawn = f"Drawn in {path}"
+    except OSError as error:  # both searches have been run for what is said below
+        drawn = f"Not drawn ({error})"
     (_, ours), (spent, theirs) = courses.values()
     sign = 1.0 if task.direction == "maximize" else -1.0
     lines = [
@@ -31,20 +36,20 @@ def compare(task: Task, study: optuna.Study, rival: optuna.Study) -> str:
     if ours and theirs:
         reached = [
             epochs
-            for epochs, value in zip(*courses["AeLLE"], strict=True)
+            for epochs, value in zip(*courses[label], strict=True)
             if sign * value >= sign * theirs[-1]
         ]
         lines.append(
-            f"AeLLE has what the defaults end with after {reached[0]} epochs "
+            f"{label} has what the defaults end with after {reached[0]} epochs "
             f"({reached[0] / spent[-1]:.0%} of theirs)"
             if reached
-            else "AeLLE does not reach what the defaults end with"
+            else f"{label} does not reach what the defaults end with"
         )
         # As many trials may be very unlike numbers of epochs.
         equal = min(epochs[-1] for epochs, _ in courses.values())
         had = ", ".join(f"{name} {_at(equal, *course)}" for name, course in courses.items())
         lines.append(f"After {equal} epochs: {had}")
-    return "\n".join([*lines, f"Drawn in {path}"])
+    return "\n".join([*lines, drawn])
 
 
 def _at(equal: int, epochs: list[int], best: list[float]) -> str:

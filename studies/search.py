@@ -168,7 +168,9 @@ def main(task: Task, arguments: Sequence[str] | None = None) -> None:
         other = argparse.Namespace(**{**vars(options), **choice, "study_name": name})
         rival = _search(task, other)
         if rival is not None:
-            print(f"\n{compare(task, study, rival)}")
+            ours = {options.pruner, options.sampler} == {"aelle"}
+            label = "AeLLE" if ours else f"{options.sampler} + {options.pruner}"
+            print(f"\n{compare(task, study, rival, label)}")
 
 
 def _search(task: Task, options: argparse.Namespace) -> optuna.Study | None:

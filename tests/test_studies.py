@@ -22,6 +22,7 @@ from optuna_aelle import decode_spectra
 from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.continuation import origin_of
 from optuna_aelle.trials.cost import trained_steps
+from studies.against import compare
 from studies.arguments import device
 from studies.arguments import n_jobs
 from studies.digits import Digits
@@ -96,6 +97,13 @@ def test_a_study_goes_on_where_a_network_was_stopped(
     equal = min(spent, sum(trained_steps(rival.trials)))
     assert f"After {equal} epochs: AeLLE " in printed
     assert (tmp_path / "recall-against-defaults.png").stat().st_size > 10_000
+    # A name is no path, and who is compared is said.
+    odd = optuna.create_study(study_name="own/recall", direction=study.direction)
+    odd.add_trials(study.trials)
+    text = compare(Recall(), odd, rival, "tpe + median")
+    assert "tpe + median       " in text
+    assert "AeLLE" not in text
+    assert (tmp_path / "own%2Frecall-against-defaults.png").exists()
 
 
 @pytest.mark.parametrize("pruner", ["aelle", "defaults", "median", "hyperband", "sha", "none"])

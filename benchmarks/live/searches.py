@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -9,7 +10,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass
+from functools import cache
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,12 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 import optuna_aelle as aelle
+from benchmarks.environment import PACKAGES
 from benchmarks.live.tasks import FlipFlop
 from benchmarks.live.tasks import MackeyGlass
 from benchmarks.live.tasks import TemporalOrder
 from optuna_aelle.trials.attributes import fit_seconds
+from optuna_aelle.trials.attributes import spectrum_seconds
 from optuna_aelle.trials.cost import trained_steps
 from studies.digits import Digits
 from studies.search import TRAINING_SECONDS_KEY
@@ -92,7 +97,21 @@ class Job:
     def path(self) -> Path:
         """Of what is kept."""
         name = "".join(c if c.isalnum() else "_" for c in f"{self.plan}-{self.arm}-{self.seed}")
-        return _CACHE / f"{name}.json"
+        # Of other code or another plan it is another search.
+        digest = hashlib.sha256(f"{_code_version()} {PLANS[self.plan]}".encode()).hexdigest()
+        return _CACHE / digest[:12] / f"{name}.json"
+
+
+@cache
+def _code_version() -> str:
+    """A hash of everything that decides how a search goes: code, priors, versions."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256(json.dumps([version(name) for name in PACKAGES]).encode())
+    for source in ("optuna_aelle", "studies", "benchmarks/live"):
+        for file in sorted((root / source).rglob("*")):
+            if file.suffix in (".py", ".npz"):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -145,12 +164,7 @@ def _search(plan: Plan, job: Job) -> dict[str, Any]:
     trials = study.get_trials(deepcopy=False)
     training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in trials)
     own = sum(fit_seconds(t) for t in trials) + getattr(sampler, "overhead_seconds", 0.0)
-    spectra = sum(
-        float(x.get("seconds") or 0.0)
-        for t in trials
-        for key, x in t.system_attrs.items()
-        if key.startswith("aelle:spectrum:") and x.get("trial") == t.number
-    )
+    spectra = sum(map(spectrum_seconds, trials))
     return {
         "rows": rows,
         "training_seconds": round(training, 3),

@@ -27,7 +27,8 @@ def random_states_kept() -> Iterator[None]:
     forked = nullcontext()
     if torch is not None:
         # Asking for the devices would start CUDA where nobody has used it yet.
-        forked = torch.random.fork_rng(None if torch.cuda.is_initialized() else [])
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        forked = torch.random.fork_rng(devices)
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with forked:

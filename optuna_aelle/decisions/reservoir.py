@@ -83,13 +83,15 @@ class Reservoir:
 
     Attributes:
         prior: As given.
+        knobs: As given.
         lock: Whoever changes the candidates holds it.
     """
 
     def __init__(self, sign: float, prior: Prior, knobs: Mapping[str, str] | None = None) -> None:
         self.prior = prior
+        self.knobs = dict(knobs or {})
         self.lock = threading.RLock()
-        self._reader = Reader(sign, knobs)
+        self._reader = Reader(sign, self.knobs)
         self._candidates: list[Candidate] = []
         self._keys: dict[int, str] = {}
         self._latest: tuple[Any, Field] | None = None
@@ -164,14 +166,15 @@ def has_candidates(study: Study) -> bool:
 def make_reservoir(
     study: Study, prior: Prior, knobs: Mapping[str, str] | None = None
 ) -> Reservoir:
-    """That of a study, made where there is none with this prior."""
+    """That of a study, made where there is none with this prior and these knobs."""
     storage, study_id = study_identity(study)
     with _lock:
         known = _reservoirs.setdefault(storage, {})
-        if study_id not in known or known[study_id].prior is not prior:
+        found = known.get(study_id)
+        if found is None or found.prior is not prior or found.knobs != dict(knobs or {}):
             sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-            known[study_id] = Reservoir(sign, prior, knobs)
-        return known[study_id]
+            found = known[study_id] = Reservoir(sign, prior, knobs)
+        return found
 
 
 def started_trials(study: Study) -> list[FrozenTrial]:

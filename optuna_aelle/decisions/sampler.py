@@ -73,19 +73,22 @@ class AeLLESampler(WrappingSampler):
     Args:
         spectrum_fn: Builds the untrained network of a configuration and returns its spectrum: a
             `LyapunovSpectrum`, exponents ``(k,)`` or ``(B, k)``, or None where there is none. It
-            may be given parameters of other branches of a conditional search space, too. Use the
+            may be given parameters of other branches of a conditional search space, too; without
+            ``space``, those of branches that no trial has taken yet are missing. Use the
             setting with which the trials report theirs, `spectral_fingerprint`. None to go by
             hyperparameters alone.
         base_sampler: Draws the candidates; by default TPE, multivariate and grouped. A sampler
             without relative sampling draws from the space that earlier trials have searched.
         prior: Knowledge of other studies: ``"pretrained"``, the path of a file that `Prior.save`
             wrote, a `Prior`, or None to learn from this study alone.
-        space: Name to distribution, so that the first trial is chosen, too.
+        space: Name to distribution, of all branches if there are some, so that the first trial is
+            chosen, too, and from all of it.
         knobs: Own names of parameters, each to its common one, such as ``{"my_lr":
             "learning_rate"}``.
         n_candidates: Configurations to choose the first trial from; each later one is chosen from
             those that are left and a few more.
-        spectrum_share: Of the time spent on training, how much candidates' spectra may take.
+        spectrum_share: Of the time spent on training in this process, how much candidates' spectra
+            may take.
         seed: Of the default base sampler.
 
     Attributes:
@@ -126,9 +129,8 @@ class AeLLESampler(WrappingSampler):
         self._knobs = dict(check_knobs(knobs))
         self._n_candidates = n_candidates
         self._spectrum_share = spectrum_share
-        self.overhead_seconds = 0.0
-        self._n_spectra, self._spectrum_seconds = 0, 0.0
         self._clock: Clock | None = None
+        self._begin()
 
     @property
     def reads(self) -> frozenset[str]:
@@ -157,9 +159,16 @@ class AeLLESampler(WrappingSampler):
             # Who goes by hyperparameters alone is given no spectra.
             other._spectrum_fn = spectrum_fn or self._spectrum_fn
         other._prior = self._prior if prior is None else prior
-        other.overhead_seconds = 0.0
-        other._n_spectra, other._spectrum_seconds = 0, 0.0
+        other._begin()
         return other
+
+    def _begin(self) -> None:
+        self.overhead_seconds = 0.0
+        self._n_spectra, self._spectrum_seconds = 0, 0.0
+        # Trials that were asked for here, and for how long those that have ended were trained:
+        # workers together may not spend more than each of them may.
+        self._own: set[int] = set()
+        self._trained: dict[int, float] = {}
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -172,10 +181,13 @@ class AeLLESampler(WrappingSampler):
                 f"{type(self._base).__name__} draws alone.",
             )
             return space
-        if space or self._n_candidates == 1:
+        if self._n_candidates == 1:
             return space
+        if self._space is not None:
+            # The base sampler knows only the branches that have been taken.
+            return {**self._space, **space}
         try:
-            return searched_space(study) or dict(self._space or {})
+            return space or searched_space(study)
         except Exception as error:  # a storage hiccup
             self._warn(error)
             return space
@@ -183,6 +195,7 @@ class AeLLESampler(WrappingSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        self._own.add(trial.number)
         # What was enqueued is decided already.
         decided = "fixed_params" in trial.system_attrs
         if len(study.directions) > 1 or self._n_candidates == 1 or not search_space or decided:
@@ -226,7 +239,7 @@ class AeLLESampler(WrappingSampler):
             return reservoir.take(len(reservoir.candidates) - 1)
         field = reservoir.field(trials)
         if self._spectrum_fn is not None and self._ask_for_spectra(
-            reservoir, field.mean[len(trials) :], trials, trial.number
+            reservoir, field.mean[len(trials) :], study, trial.number
         ):
             field = reservoir.field(trials)
         return reservoir.take(int(np.argmax(index_of(field, trials)[len(trials) :])))
@@ -243,10 +256,14 @@ class AeLLESampler(WrappingSampler):
         ran = [t for t in trials if t.number != trial.number and t.params]
         branches = Branches(ran) if ran else None
         reservoir.keep_within(space)
+        # Given parameters that no trial has had, a sampler would find none to learn from.
+        seen = space
+        if self._space is not None:
+            seen = self._base.infer_relative_search_space(study, trial) or space
         n_wanted = _N_FRESH if reservoir.candidates else self._n_candidates
         known = reservoir.keys(ran)
         for _ in range(n_wanted):
-            draw = _Draw(self._base, study, trial, space)
+            draw = _Draw(self._base, study, trial, space, seen)
             trial_of = _candidate(draw.params, space, branches)
             candidate = Candidate(draw.params, trial_of, draw.written)
             # In a small space, draws are repeated: nobody trains one configuration twice.
@@ -258,11 +275,11 @@ class AeLLESampler(WrappingSampler):
         self,
         reservoir: Reservoir,
         mean: FloatArray,
-        trials: Sequence[FrozenTrial],
+        study: Study,
         number: int,
     ) -> bool:
         """Compute spectra of the most promising as far as they may cost; whether there are any."""
-        trained, spent = self._seconds(trials)
+        trained, spent = self._seconds(study)
         told = refused = 0
         for position in np.argsort(-mean).tolist():
             candidate = reservoir.candidates[position]
@@ -276,7 +293,7 @@ class AeLLESampler(WrappingSampler):
             spectrum = self._spectrum(dict(candidate.params), number)
             self._n_spectra += 1
             self._spectrum_seconds += time.perf_counter() - started
-            spent = self._seconds(trials)[1]
+            spent = self._seconds()[1]
             if spectrum:
                 candidate.trial.system_attrs.update(spectrum)
             told += bool(spectrum)
@@ -290,12 +307,17 @@ class AeLLESampler(WrappingSampler):
             )
         return told > 0
 
-    def _seconds(self, trials: Sequence[FrozenTrial]) -> tuple[float, float]:
-        """What trainings, and what spectra of candidates have taken so far."""
+    def _seconds(self, study: Study | None = None) -> tuple[float, float]:
+        """What trainings, and what spectra of candidates have taken in this process."""
         if self._clock is not None:
             return self._clock()
-        trained = [t.duration.total_seconds() - spectrum_seconds(t) for t in trials if t.duration]
-        return sum(trained), self._spectrum_seconds
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        for trial in () if study is None else every_trial(study, ended):
+            new = trial.number in self._own and trial.number not in self._trained
+            if new and trial.duration is not None:
+                seconds = trial.duration.total_seconds() - spectrum_seconds(trial)
+                self._trained[trial.number] = seconds
+        return sum(self._trained.values()), self._spectrum_seconds
 
     def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:
         """The attribute of a candidate's spectrum; None where the user's function has none.
@@ -332,7 +354,10 @@ def _default_sampler(seed: int | None) -> BaseSampler:
 
 
 class _Draw:
-    """One candidate, and what drawing it would have written on the trial."""
+    """One candidate, and what drawing it would have written on the trial.
+
+    Of the ``space``, the base sampler draws together what it has ``seen``.
+    """
 
     def __init__(
         self,
@@ -340,14 +365,15 @@ class _Draw:
         study: Study,
         trial: FrozenTrial,
         space: dict[str, BaseDistribution],
+        seen: dict[str, BaseDistribution],
     ) -> None:
         watched = DeferredWrites(study)
-        self.params = base.sample_relative(watched.study, trial, space)
-        if not self.params:
-            self.params = {
-                name: base.sample_independent(watched.study, trial, name, distribution)
-                for name, distribution in sorted(space.items())
-            }
+        self.params = base.sample_relative(watched.study, trial, seen)
+        # A sampler without relative sampling draws nothing, others what they have seen.
+        for name, distribution in sorted(space.items()):
+            if name not in self.params:
+                value = base.sample_independent(watched.study, trial, name, distribution)
+                self.params[name] = value
         self.written = watched.written
 
 

@@ -24,6 +24,7 @@ from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.prediction.predictor import TooFewLessons
 from optuna_aelle.prediction.spectra import SpectrumRegressor
+from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import study_identity
 
@@ -84,8 +85,8 @@ def fitted_predictor(
 
 
 def lessons_of(study: Study) -> list[FrozenTrial]:
-    """The trials that teach something, in the order in which they ended."""
-    ended = every_trial(study, (TrialState.COMPLETE, TrialState.PRUNED))
+    """The trials that teach something, one a network, in the order in which they ended."""
+    ended = one_a_network(every_trial(study, (TrialState.COMPLETE, TrialState.PRUNED)))
     return sorted(filter(is_lesson, ended), key=_completion)
 
 

@@ -19,8 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import CategoricalDistribution
+from optuna.study import Study
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from optuna_aelle._warnings import warn_once
 from optuna_aelle.prediction.curves import is_lesson
 from optuna_aelle.prediction.curves import standings
 from optuna_aelle.prediction.evidence import EvidenceRegression
@@ -32,6 +35,7 @@ from optuna_aelle.prediction.traits import LEAST_POPULATION
 from optuna_aelle.prediction.traits import Population
 from optuna_aelle.prediction.traits import Traits
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.table import RecordedTrials
 
 if TYPE_CHECKING:
@@ -83,25 +87,29 @@ class PastStudies:
     @classmethod
     def learn(
         cls,
-        tables: Sequence[RecordedTrials],
+        studies: Sequence[Study | RecordedTrials],
         base: Prior,
         knobs: Mapping[str, str],
         earlier: PastStudies | None,
     ) -> PastStudies:
-        """Of recorded studies, on top of those that were learned before.
+        """Of other studies, on top of those that were learned before.
 
         Raises:
-            ValueError: None of the tables has enough trials.
+            ValueError: None of the studies has enough trials, or one has several objectives.
         """
         rows: list[dict[str, Any]] = [] if earlier is None else list(earlier.rows)
         logarithmic = set() if earlier is None else set(earlier.logarithmic)
         parts = [] if earlier is None else [(earlier.spectra, earlier.residuals, earlier.doubts)]
         n_studies = 0 if earlier is None else earlier.n_studies
-        for table in tables:
-            trials = [trial for trial in table.trials if is_lesson(trial)]
+        for study in studies:
+            name, sign, trials = _lessons_of(study)
             if len(trials) < LEAST_POPULATION:
+                warn_once(
+                    f"nothing to learn:{name}",
+                    f"Nothing is learned from '{name}': it has {len(trials)} trials that ended, "
+                    f"and fewer than {LEAST_POPULATION} say too little.",
+                )
                 continue
-            sign = 1.0 if table.direction == "maximize" else -1.0
             places, doubts = standings(trials, sign)
             traits = Traits.read(trials, UNTRAINED_STEP, sign, knobs)
             population = Population(traits.relative, [])
@@ -119,7 +127,7 @@ class PastStudies:
         if not parts or n_studies == (0 if earlier is None else earlier.n_studies):
             raise ValueError(
                 f"Expected studies with at least {LEAST_POPULATION} trials that ended, got none "
-                f"among {len(tables)}. Pass studies that have run for a while."
+                f"among {len(studies)}. Pass studies that have run for a while."
             )
         spectra, residuals, doubts = (np.concatenate(x) for x in zip(*parts, strict=True))
         kept = slice(-_MOST_TRIALS, None)
@@ -156,6 +164,22 @@ class PastStudies:
         if columns.shape[1]:
             groups += [(kernel, columns) for kernel in _KERNELS]
         return [*groups, (LINEAR, read)]
+
+
+def _lessons_of(study: Study | RecordedTrials) -> tuple[str, float, list[FrozenTrial]]:
+    """Name, sign of the direction and the trials that teach something, one a network."""
+    if isinstance(study, RecordedTrials):
+        name, maximize, trials = study.name, study.direction == "maximize", study.trials
+    else:
+        name = study.study_name
+        if len(study.directions) > 1:
+            raise ValueError(
+                f"Expected studies with one objective, but '{name}' has "
+                f"{len(study.directions)}. Leave it out."
+            )
+        maximize = study.direction == StudyDirection.MAXIMIZE
+        trials = tuple(study.get_trials(deepcopy=False))
+    return name, 1.0 if maximize else -1.0, list(filter(is_lesson, one_a_network(trials)))
 
 
 class _Columns:

@@ -30,6 +30,7 @@ from optuna_aelle.prediction.spectra import SpectralScores
 from optuna_aelle.prediction.spectra import SpectrumRegressor
 from optuna_aelle.prediction.spectra import fit_spectra
 from optuna_aelle.prediction.values import fit_values
+from optuna_aelle.trials.continuation import one_a_network
 
 FloatArray = npt.NDArray[np.float64]
 Direction = Literal["minimize", "maximize"]
@@ -84,7 +85,8 @@ class PerformancePredictor:
     def fit(self, trials: Sequence[FrozenTrial]) -> FittedPredictor:
         """Learn from the trials that have ended; others are passed over.
 
-        Of more than 300, from the best, then the last that finished, then the last pruned.
+        Of a network that was stopped and went on, the trial in which it went furthest teaches. Of
+        more than 300, from the best, then the last that finished, then the last pruned.
 
         Returns:
             What predicts; ``predict`` and ``forecast`` of this object ask the latest one.
@@ -94,7 +96,7 @@ class PerformancePredictor:
         """
         self._fitted = None
         sign = 1.0 if self.direction == "maximize" else -1.0
-        lessons = _latest([trial for trial in trials if is_lesson(trial)], sign)
+        lessons = _latest(list(filter(is_lesson, one_a_network(trials))), sign)
         if len(lessons) < MIN_LESSONS:
             raise TooFewLessons(
                 f"Expected at least {MIN_LESSONS} trials that finished or were pruned with a "

@@ -88,8 +88,8 @@ class Prior:
         """Add past studies to a prior; everything that has the same name there and here speaks.
 
         Args:
-            studies: With one objective each; those of which fewer than six trials ended teach
-                nothing.
+            studies: With one objective each; those of which fewer than six trials ended are
+                passed over, with a warning.
             base: What to add to; `Prior.pretrained()` knows many tasks already. None for these
                 studies alone.
             knobs: Own names of parameters, each to its common one (`knob_of`).
@@ -99,14 +99,10 @@ class Prior:
         """
         from optuna_aelle.trials.table import RecordedTrials
 
-        tables = [
-            study if isinstance(study, RecordedTrials) else RecordedTrials.from_study(study)
-            for study in studies
-        ]
         base = base or cls()
         without = cls(base.network, None, base.tasks)
-        past = PastStudies.learn(tables, without, check_knobs(knobs), base.past)
-        names = (str(table.metadata.get("task", table.name)) for table in tables)
+        past = PastStudies.learn(studies, without, check_knobs(knobs), base.past)
+        names = (s.task if isinstance(s, RecordedTrials) else s.study_name for s in studies)
         return cls(base.network, past, {*base.tasks, *names})
 
     def predict(

@@ -7,6 +7,7 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,15 @@ def read_prior(path: Any) -> Prior:
         metadata = json.loads(str(arrays.pop("metadata")))
         if metadata["kind"] != KIND:
             raise KeyError("kind")
-        version = int(metadata["format_version"])
+        version, n_columns = int(metadata["format_version"]), metadata.get("n_columns", N_COLUMNS)
+        known = version == FORMAT_VERSION and n_columns == N_COLUMNS
+        prior = _prior(arrays, metadata) if known else None
     except FileNotFoundError:
         raise
     except (
         AttributeError,
         EOFError,
+        IndexError,
         KeyError,
         OSError,
         TypeError,
@@ -89,12 +93,16 @@ def read_prior(path: Any) -> Prior:
             f"kind ({type(error).__name__}: {error}). Save the prior again, or install "
             "optuna-aelle anew if it is the one that came with it."
         ) from error
-    if version != FORMAT_VERSION or metadata.get("n_columns", N_COLUMNS) != N_COLUMNS:
+    if prior is None:
         raise ValueError(
             f"Expected a prior of format version {FORMAT_VERSION} that reads {N_COLUMNS} columns, "
-            f"but {str(path)!r} has version {version} and reads {metadata.get('n_columns')}. "
+            f"but {str(path)!r} has version {version} and reads {n_columns}. "
             "Update optuna-aelle, or learn it again with this version."
         )
+    return prior
+
+
+def _prior(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Prior:
     network = past = None
     if "network.center" in arrays:
         scales = {name: arrays[f"network.{name}"] for name in _SCALES}
@@ -104,6 +112,8 @@ def read_prior(path: Any) -> Prior:
             if name.startswith("weights.")
         }
         network = StandingNetwork(weights, **scales)
+        # Whatever is missing or of another shape is missed now, and not in a study.
+        network.outlook(np.zeros((1, N_COLUMNS)))
     if "past" in metadata:
         own = metadata["past"]
         spectra, residuals, doubts = (arrays[f"past.{name}"] for name in _PAST)

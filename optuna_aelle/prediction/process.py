@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -95,10 +96,11 @@ def forecast_field(
     m = len(started)
     if m == 0:
         return Field(outlook.mean, outlook.std)
-    now = reader.read(started, math.inf)
-    finished = [len(now.curves[i]) for i in range(m) if started[i].state == TrialState.COMPLETE]
-    length = max(finished, default=math.nan)
-    chosen = Population(untrained.relative, now.curves, length)
+    so_far = reader.read(started, math.inf)
+    finished = [i for i in range(m) if started[i].state == TrialState.COMPLETE]
+    length = max((len(so_far.curves[i]) for i in finished), default=0)
+    now = reader.once("to the end", (so_far,), lambda: _to_the_end(so_far, finished, length))
+    chosen = Population(untrained.relative, now.curves, length or math.nan)
     outlook, trust = _as_far_as_borne_out(outlook, now, chosen)
     population = chosen.seen_as(_selection(outlook.mean[:m], outlook.std[:m]))
     mean_now, std_now = prior.predict_traits(now, population)
@@ -118,6 +120,17 @@ def _before_training(prior: Prior, trials: Sequence[FrozenTrial], untrained: Tra
     if prior.past is None:
         return outlook
     return outlook.narrowed(*prior.past.correct(trials, untrained, outlook.mean, outlook.std))
+
+
+def _to_the_end(traits: Traits, finished: Sequence[int], length: int) -> Traits:
+    """The same, where those that finished early stay where they ended."""
+    short = {i: length - len(traits.curves[i]) for i in finished if len(traits.curves[i]) < length}
+    if not short:
+        return traits
+    curves = list(traits.curves)
+    for i, missing in short.items():
+        curves[i] = np.pad(curves[i], (0, missing), "edge")
+    return replace(traits, curves=tuple(curves))
 
 
 def _mixed(

@@ -214,6 +214,7 @@ def _train(
         after = before
     n_before = int(settings.batch * _UNTRAINED_SHARE)
     members = settings.members
+    # In a thread of its own PyTorch sets its count at its first question: before the limit below.
     torch.get_num_threads()
     pools = ThreadpoolController().select(user_api="openmp")
     # Dropout draws from the global state of torch: a caller's stays as it was.

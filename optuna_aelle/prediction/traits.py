@@ -311,12 +311,13 @@ def read_row(trial: FrozenTrial, step: float, sign: float) -> Row:
 def curve_of(trial: FrozenTrial, step: float, sign: float) -> FloatArray:
     """What a trial had reported up to a step, higher is better.
 
-    One that finished without a report has told its final value.
+    The last that a finished one has told is what its objective returned: the best of its epochs,
+    maybe, and not the last.
     """
     told = reports(trial, step)
-    untold = not told and not trial.intermediate_values and step > UNTRAINED_STEP
-    if untold and trial.state == TrialState.COMPLETE and trial.values is not None:
-        told = [float(trial.values[0])]
+    last = UNTRAINED_STEP + 1 if trial.last_step is None else trial.last_step
+    if step >= last and trial.state == TrialState.COMPLETE and trial.values is not None:
+        told = [*told[:-1], float(trial.values[0])]
     return sign * np.asarray(told, dtype=np.float64)
 
 

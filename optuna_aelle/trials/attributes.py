@@ -142,9 +142,12 @@ def spectrum_payloads(trial: AnyTrial) -> dict[int, Mapping[str, Any]]:
 
 
 def spectrum_seconds(trial: AnyTrial) -> float:
-    """What the spectra of a trial have cost, in seconds."""
-    payloads = spectrum_payloads(trial).values()
-    return sum(float(payload.get("seconds") or 0.0) for payload in payloads)
+    """What the spectra of a trial have cost, in seconds; not those that it has from its origin."""
+    return sum(
+        float(payload.get("seconds") or 0.0)
+        for payload in spectrum_payloads(trial).values()
+        if payload.get("trial", trial.number) == trial.number
+    )
 
 
 def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> None:

@@ -103,6 +103,9 @@ def test_a_search_is_made_once(arm: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert any(v is not None for v in values)
     assert 0 < found["training_seconds"] < found["elapsed"]
     assert (found["own_seconds"] > 0) == (arm == "AeLLE")
+    # Of another plan it is another search.
+    monkeypatch.setitem(PLANS, "order", Plan(TemporalOrder, 3, None, 4, 1, ()))
+    assert not job.path.exists()
 
 
 def made_results() -> dict[str, Any]:

@@ -47,6 +47,20 @@ def test_the_command_writes_a_prior(made_lessons: list[str | None], tmp_path: Pa
     assert Prior.load(path).tasks == {"task 0", "task 1", "task 2"}
 
 
+def test_a_prior_that_leaves_a_task_out_is_not_the_shipped_one(
+    made_lessons: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_prior, "SHIPPED", tmp_path / "shipped.npz")
+    monkeypatch.setattr(train_prior, "STUDIES_PRIORS", tmp_path)
+    train_prior.main(["--without", "digits"])
+    assert [path.name for path in tmp_path.iterdir()] == ["without_digits.npz"]
+    train_prior.main([])
+    assert (tmp_path / "shipped.npz").exists()
+    assert made_lessons == ["digits", None]
+    with pytest.raises(SystemExit):
+        train_prior.main(["--without", "digit"])
+
+
 def test_priors_are_learned_once_for_each_task(made_lessons: list[str | None]) -> None:
     first = priors.prior_without("adding", QUICK)
     priors.prior_without.cache_clear()

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from optuna_aelle import decode_spectra
 from optuna_aelle import report_spectrum
 from optuna_aelle.decisions import checkpoints as checkpoints_module
 from optuna_aelle.decisions.resumption import resume_promising
+from optuna_aelle.trials.attributes import spectrum_seconds
 from optuna_aelle.trials.continuation import continuations
 from optuna_aelle.trials.continuation import decode_checkpoints
 from optuna_aelle.trials.continuation import enqueue_continuation
@@ -119,7 +121,15 @@ def test_a_continuation_is_the_same_training(tmp_path: Path, storage: BaseStorag
     checkpoints = Checkpoints(tmp_path / "new" / "folder")
     study = told_study(storage=storage, sampler=RandomSampler(seed=0))
     epochs: list[int] = []
-    objective = training(checkpoints, stop_at(2), epochs)
+    trained = training(checkpoints, stop_at(2), epochs)
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number == 0:
+            report_spectrum(
+                trial, SimpleNamespace(exponents=-np.arange(1.0, 9.0), seconds=0.5), -1
+            )
+        return trained(trial)
+
     study.optimize(objective, n_trials=1)
     enqueue_continuation(study, study.trials[0])
     study.optimize(objective, n_trials=1)
@@ -135,6 +145,8 @@ def test_a_continuation_is_the_same_training(tmp_path: Path, storage: BaseStorag
     assert one_a_network(study.trials) == [second]
     # Trained once, counted once.
     assert trained_steps(study.trials) == [3, N_EPOCHS - 3]
+    assert decode_spectra(second)[-1].tolist() == decode_spectra(first)[-1].tolist()
+    assert [spectrum_seconds(trial) for trial in study.trials] == [0.5, 0.0]
     recorded = RecordedTrials.from_study(study)
     assert len(recorded) == 1
     assert recorded.trained_steps.tolist() == [N_EPOCHS]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import random
 import time
 import warnings
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,14 +15,19 @@ import optuna
 import pytest
 import torch
 from optuna.distributions import BaseDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.distributions import FloatDistribution
+from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
+from optuna.trial import create_trial
 
 from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
 from optuna_aelle import report_spectrum
+from optuna_aelle.decisions.random_states import random_states_kept
+from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import reservoir_of
 from tests.conftest import synthetic_spectrum
 
@@ -362,6 +370,25 @@ def test_building_candidates_leaves_the_random_states_alone() -> None:
     assert all(seen)
 
 
+def test_of_several_devices_the_states_are_kept_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[int]] = []
+
+    @contextmanager
+    def forked(devices: Any) -> Any:
+        asked.append(list(devices))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # Asked for all of them without saying so, it warns the caller.
+    monkeypatch.setattr(torch.random, "fork_rng", forked)
+    with random_states_kept():
+        pass
+    assert asked == [[0, 1]]
+
+
 def test_a_candidate_that_fails_does_not_spoil_the_ranking_of_the_others() -> None:
     def sometimes(params: dict[str, Any]) -> Any:
         if params["a"] < 0.25:
@@ -425,3 +452,85 @@ def test_a_decision_does_not_take_longer_in_a_long_study() -> None:
         medians.append(float(np.median(seconds)))
     assert medians[1] < 0.06
     assert medians[2] < 3.0 * medians[0] + 0.05
+
+
+def test_own_names_stay_known_in_a_study_that_is_loaded_anew(tmp_path: Any) -> None:
+    """Whoever resumes trials may ask for a forecast before the sampler does."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=url, study_name="own")
+    knobs = {"my_lr": "learning_rate"}
+
+    def objective(trial: optuna.Trial) -> float:
+        return abs(float(np.log10(trial.suggest_float("my_lr", 1e-5, 1.0, log=True))) + 3.0)
+
+    study.optimize(objective, n_trials=4)
+    sampler = AeLLESampler(knobs=knobs, seed=0)
+    again = optuna.load_study(storage=url, study_name="own", sampler=sampler)
+    make_reservoir(again, sampler.prior)
+    again.optimize(objective, n_trials=2)
+    reservoir = reservoir_of(again)
+    assert reservoir is not None
+    assert reservoir.knobs == knobs
+
+
+def test_all_branches_of_a_given_space_are_drawn_from_the_first_trial_on() -> None:
+    space: dict[str, BaseDistribution] = {
+        "cell": CategoricalDistribution(["vanilla", "gru"]),
+        "a": FloatDistribution(0.0, 1.0),
+        "bias": FloatDistribution(-2.0, 4.0),
+        "depth": IntDistribution(1, 1),
+    }
+    unlike: list[set[str]] = []
+
+    def of_params(params: dict[str, Any]) -> np.ndarray:
+        if params.keys() != space.keys():
+            unlike.append(set(params))
+        return -np.arange(1.0, 9.0) * (0.1 + params["a"] + abs(params["bias"]))
+
+    def gated(trial: optuna.Trial) -> float:
+        trial.suggest_int("depth", 1, 1)
+        cell = trial.suggest_categorical("cell", ["vanilla", "gru"])
+        x = trial.suggest_float("a", 0.0, 1.0)
+        return x + abs(trial.suggest_float("bias", -2.0, 4.0)) if cell == "gru" else x
+
+    sampler = AeLLESampler(of_params, space=space, spectrum_share=1.0, seed=0)
+    study = optuna.create_study(sampler=sampler)
+    remembered: list[set[int]] = []
+
+    def remember(study: optuna.Study, trial: Any) -> None:
+        reservoir = reservoir_of(study)
+        remembered.append(set() if reservoir is None else set(map(id, reservoir.candidates)))
+
+    study.enqueue_trial({"cell": "vanilla"})
+    study.enqueue_trial({"cell": "vanilla"})
+    study.optimize(gated, n_trials=12, callbacks=[remember])
+    assert not unlike
+    assert {t.params["cell"] for t in study.trials} == {"vanilla", "gru"}
+    # A branch that is taken for the first time costs no candidate.
+    assert all(len(b - a) <= 4 for a, b in itertools.pairwise(remembered[2:]))
+    assert all(len(a - b) <= 2 for a, b in itertools.pairwise(remembered[2:]))
+
+
+def test_processes_may_together_spend_no_more_on_spectra() -> None:
+    study = optuna.create_study(study_name="shared")
+    when = datetime.datetime(2020, 1, 1)
+    for i in range(20):
+        trial = create_trial(
+            value=i / 20,
+            params={"a": i / 20, "b": 0.5},
+            distributions=dict.fromkeys("ab", FloatDistribution(0.0, 1.0)),
+        )
+        trial.datetime_start, trial.datetime_complete = when, when + datetime.timedelta(hours=1)
+        study.add_trial(trial)
+    asked = 0
+
+    def counted(params: dict[str, Any]) -> np.ndarray:
+        nonlocal asked
+        asked += 1
+        time.sleep(0.005)
+        return spectrum_fn(params)
+
+    # Of the hours that others have trained, this process has no share: only the first few.
+    study.sampler = AeLLESampler(counted, seed=0)
+    study.optimize(objective, n_trials=3)
+    assert asked <= 12

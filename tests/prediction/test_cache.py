@@ -8,13 +8,16 @@ import numpy as np
 import optuna
 import pytest
 from optuna.samplers import TPESampler
+from optuna.trial import TrialState
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import AeLLESampler
 from optuna_aelle import PerformancePredictor
 from optuna_aelle import report_spectrum
 from optuna_aelle.prediction.cache import fitted_predictor
+from optuna_aelle.prediction.cache import lessons_of
 from optuna_aelle.prediction.predictor import FEATURES
+from optuna_aelle.trials.continuation import enqueue_continuation
 from tests.conftest import made_trials
 from tests.conftest import synthetic_spectrum
 
@@ -77,3 +80,18 @@ def test_studies_are_kept_apart() -> None:
         FEATURES,
         12,
     )
+
+
+def test_a_network_that_went_on_teaches_once() -> None:
+    study = optuna.create_study()
+    study.add_trials(made_trials(20))
+    (stopped, *_) = [t for t in study.trials if t.state == TrialState.PRUNED]
+    n = len(lessons_of(study))
+    enqueue_continuation(study, stopped)
+    trial = study.ask()
+    study.tell(trial, 0.1)
+    lessons = lessons_of(study)
+    assert len(lessons) == n
+    assert stopped.number not in [t.number for t in lessons]
+    fitted = PerformancePredictor().fit(study.trials)
+    assert sorted(t.number for t in fitted.lessons) == sorted(t.number for t in lessons)

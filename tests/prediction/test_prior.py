@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from optuna_aelle import AeLLEWarning
 from optuna_aelle import Prior
 from optuna_aelle.prediction.curves import standings
 from optuna_aelle.prediction.prior_file import FORMAT_VERSION
@@ -202,6 +203,19 @@ def test_damaged_foreign_and_newer_files_are_told_apart(prior: Prior, tmp_path: 
         Prior.load(tmp_path / "nowhere.prior")
 
 
+@pytest.mark.parametrize("missing", ["network.stretch", "weights.ways", "weights.second"])
+def test_a_file_that_lacks_a_part_is_told_when_it_is_read(
+    missing: str, prior: Prior, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.npz"
+    prior.save(path)
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files if name != missing}
+    np.savez(path, **kept)
+    with pytest.raises(ValueError, match=f"damaged or of another kind .*{missing.split('.')[1]}"):
+        Prior.load(path)
+
+
 @pytest.mark.parametrize("based", [True, False])
 def test_what_a_person_learned_before_speaks_where_the_base_is_silent(
     prior: Prior, based: bool, tmp_path: Path
@@ -241,8 +255,28 @@ def test_it_learns_from_optuna_s_studies_pruned_trials_included() -> None:
     mean, _ = learned.predict(study.trials)
     ends = [t.params["x"] + (t.params["kind"] is None) for t in study.trials]
     assert spearmanr(mean, ends)[0] < -0.8
-    with pytest.raises(ValueError, match="at least 6 trials that ended, got none among 1"):
-        Prior.learn([made_up_table("few", 0, n=4)])
+    few = made_up_table("few", 0, n=4)
+    with (
+        pytest.warns(AeLLEWarning, match="Nothing is learned from 'few-0': it has 4 trials"),
+        pytest.raises(ValueError, match="at least 6 trials that ended, got none among 1"),
+    ):
+        Prior.learn([few])
+
+
+def test_studies_that_say_too_little_are_passed_over() -> None:
+    plain = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), study_name="plain")
+    # Values are enough: what is learned of is where trials ended.
+    plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=30)
+    empty = optuna.create_study(study_name="empty")
+    with pytest.warns(AeLLEWarning, match="Nothing is learned from 'empty': it has 0 trials"):
+        learned = Prior.learn([plain, empty])
+    assert learned.past is not None
+    assert learned.past.n_studies == 1
+    mean, _ = learned.predict(plain.trials)
+    assert spearmanr(mean, [t.params["x"] for t in plain.trials])[0] < -0.9
+    two = optuna.create_study(directions=["minimize", "minimize"], study_name="two")
+    with pytest.raises(ValueError, match="one objective, but 'two' has 2"):
+        Prior.learn([plain, two])
 
 
 def test_a_past_that_does_not_fit_changes_little(prior: Prior) -> None:

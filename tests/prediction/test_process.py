@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from optuna.trial import create_trial
 from scipy.stats import spearmanr
 
 from benchmarks.race.ablations import Rigid
@@ -205,3 +207,40 @@ def test_a_decision_stays_cheap(prior: Prior) -> None:
         forecast_field(prior, started, rest, Reader(-1.0))
         seconds.append(time.process_time() - begun)
     assert np.median(seconds) < 1.0
+
+
+def ended(value: float, curve: list[float], x: float) -> FrozenTrial:
+    return create_trial(
+        value=value,
+        params={"x": x},
+        distributions={"x": FloatDistribution(0.0, 1.0)},
+        intermediate_values=dict(enumerate(curve)),
+    )
+
+
+def test_a_finished_trial_stands_by_what_its_objective_returned() -> None:
+    """The best of its epochs, maybe, after which it has lost again."""
+    best = ended(0.95, [0.5, 0.95, 0.3], 0.9)
+    others = [ended(0.5 + 0.02 * i, [0.4, 0.45, 0.5 + 0.02 * i], 0.1 + 0.05 * i) for i in range(8)]
+    trials = [replace_number(t, i) for i, t in enumerate([best, *others])]
+    field = forecast_field(Prior(), trials, [], Reader(1.0))
+    assert field.mean.argmax() == 0
+    assert field.mean[1:].argsort().tolist() == list(range(8))
+
+
+def test_a_finished_trial_stays_where_it_ended_early() -> None:
+    """Others go on to gain; what has stopped by itself is not expected to."""
+    whole = [ended(0.6 + 0.02 * i, [0.1, 0.2, 0.4, 0.6 + 0.02 * i], 0.05 * i) for i in range(8)]
+    early = ended(0.3, [0.2, 0.3], 0.9)
+    running = copy.copy(ended(0.3, [0.2, 0.3], 0.9))
+    running.state, running.values = TrialState.RUNNING, None
+    trials = [replace_number(t, i) for i, t in enumerate([*whole, early, running])]
+    field = forecast_field(Prior(), trials, [], Reader(1.0))
+    assert field.mean[8] == field.mean.min()
+    # After two reports nobody had more.
+    assert field.mean[9] > field.mean[8] + 0.5
+
+
+def replace_number(trial: FrozenTrial, number: int) -> FrozenTrial:
+    trial.number = number
+    return trial
