@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "second.json"
     path.write_text(json.dumps(results, ensure_ascii=False) + "\n")
-    print(table(frame))
+    print(table(whole))
 
 
 if __name__ == "__main__":
