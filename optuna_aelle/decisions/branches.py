@@ -15,8 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.distributions import CategoricalDistribution
+from optuna.study import Study
 from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
 from sklearn.tree import DecisionTreeClassifier
+
+from optuna_aelle.trials.storage import every_trial
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -75,3 +79,21 @@ class Branches:
             else:
                 columns.append(internal)
         return np.array([columns])
+
+
+def searched_space(study: Study) -> dict[str, BaseDistribution]:
+    """The last distribution of each parameter, without those whose kind has changed."""
+    space: dict[str, BaseDistribution] = {}
+    changed: set[str] = set()
+    for trial in every_trial(study, (TrialState.COMPLETE, TrialState.PRUNED)):
+        for name, distribution in trial.distributions.items():
+            known = space.get(name, distribution)
+            # Categorical choices cannot change within a study; kinds of numbers can.
+            if type(known) is not type(distribution):
+                changed.add(name)
+            space[name] = distribution
+    return {
+        name: distribution
+        for name, distribution in sorted(space.items())
+        if name not in changed and not distribution.single()
+    }

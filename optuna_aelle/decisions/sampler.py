@@ -28,6 +28,7 @@ from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.branches import Branches
+from optuna_aelle.decisions.branches import searched_space
 from optuna_aelle.decisions.random_states import random_states_kept
 from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
@@ -369,11 +370,10 @@ class _Draw:
     ) -> None:
         watched = DeferredWrites(study)
         self.params = base.sample_relative(watched.study, trial, seen)
-        # A sampler without relative sampling draws nothing, others what they have seen.
-        for name, distribution in sorted(space.items()):
-            if name not in self.params:
-                value = base.sample_independent(watched.study, trial, name, distribution)
-                self.params[name] = value
+        # A sampler without relative sampling draws nothing.
+        for name in sorted(space.keys() - seen.keys() if self.params else space):
+            value = base.sample_independent(watched.study, trial, name, space[name])
+            self.params[name] = value
         self.written = watched.written
 
 
@@ -387,21 +387,3 @@ def _candidate(
         params={name: params[name] for name in taken},
         distributions={name: space[name] for name in taken},
     )
-
-
-def searched_space(study: Study) -> dict[str, BaseDistribution]:
-    """The last distribution of each parameter, without those whose kind has changed."""
-    space: dict[str, BaseDistribution] = {}
-    changed: set[str] = set()
-    for trial in every_trial(study, (TrialState.COMPLETE, TrialState.PRUNED)):
-        for name, distribution in trial.distributions.items():
-            known = space.get(name, distribution)
-            # Categorical choices cannot change within a study; kinds of numbers can.
-            if type(known) is not type(distribution):
-                changed.add(name)
-            space[name] = distribution
-    return {
-        name: distribution
-        for name, distribution in sorted(space.items())
-        if name not in changed and not distribution.single()
-    }
