@@ -7,6 +7,7 @@ is there is learned from the parameters that are more common, by a decision tree
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from optuna.trial import create_trial
 from sklearn.tree import DecisionTreeClassifier
 
 from optuna_aelle.trials.storage import every_trial
@@ -79,6 +81,38 @@ class Branches:
             else:
                 columns.append(internal)
         return np.array([columns])
+
+
+def untried_trial(
+    params: Mapping[str, Any], space: Mapping[str, BaseDistribution], branches: Branches | None
+) -> FrozenTrial:
+    """What would be known of a candidate as a trial, with the parameters that it would have."""
+    taken = list(params) if branches is None else branches.taken(params)
+    return create_trial(
+        state=TrialState.RUNNING,
+        params={name: params[name] for name in taken},
+        distributions={name: space[name] for name in taken},
+    )
+
+
+def widened(
+    space: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]
+) -> dict[str, BaseDistribution]:
+    """A space with every range as wide as some trials had it: it may differ between branches."""
+    wide = dict(space)
+    for trial in trials:
+        for name in wide.keys() & trial.distributions.keys():
+            other: Any = trial.distributions[name]
+            own: Any = wide[name]
+            if other == own or isinstance(own, CategoricalDistribution):
+                continue
+            kinds = [(type(d), d.log, d.step) for d in (own, other)]
+            # A grid that begins elsewhere has other points.
+            if kinds[0] == kinds[1] and (own.step in (None, 1) or own.low == other.low):
+                own = copy.copy(own)
+                own.low, own.high = min(own.low, other.low), max(own.high, other.high)
+                wide[name] = own
+    return wide
 
 
 def searched_space(study: Study) -> dict[str, BaseDistribution]:

@@ -122,6 +122,7 @@ class Checkpoints:
                     f"Expected of {name!r} something with state_dict and load_state_dict, or a "
                     f"torch.Generator, but got {type(state).__name__}. Put it into one that has."
                 )
+        _warn_of_what_is_missing(states)
         if not isinstance(trial, optuna.Trial):
             # A `FixedTrial` has no study in which it could go on.
             return iter(range(n_epochs))
@@ -302,6 +303,26 @@ def _carry_curve(trial: optuna.Trial, stored: FrozenTrial) -> None:
 def _n_reports(trial: optuna.Trial) -> int:
     stored = latest(trial)
     return 0 if stored is None else len(stored.intermediate_values)
+
+
+def _warn_of_what_is_missing(states: Mapping[str, Any]) -> None:
+    """Warn once where an optimizer trains what is not saved: it would go on with other weights."""
+    import torch
+
+    modules = [state for state in states.values() if isinstance(state, torch.nn.Module)]
+    saved = {id(parameter) for module in modules for parameter in module.parameters()}
+    for name, state in states.items():
+        if not modules or not isinstance(state, torch.optim.Optimizer):
+            continue
+        trained = [p for group in state.param_groups for p in group["params"]]
+        missing = sum(id(parameter) not in saved for parameter in trained)
+        if missing:
+            warn_once(
+                f"not saved:{name}",
+                f"{missing} of the {len(trained)} parameters that {name!r} trains are in none of "
+                "the states that are saved: a network that goes on would begin with new ones. "
+                "Pass their modules, too, such as head=head.",
+            )
 
 
 def _is_state(state: Any) -> bool:

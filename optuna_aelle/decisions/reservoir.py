@@ -102,13 +102,20 @@ class Reservoir:
         """Those that are left, in the order in which they came."""
         return self._candidates
 
-    def keep_within(self, space: Mapping[str, BaseDistribution]) -> None:
-        """Forget what cannot be suggested any more, where the search space has changed."""
+    def keep_within(self, space: Mapping[str, BaseDistribution]) -> set[str]:
+        """Forget what cannot be suggested any more, where the search space has changed.
+
+        Returns:
+            The parameters of whose range nothing has been drawn so far.
+        """
+        new = {name for name, range_ in space.items() if self._space.get(name) != range_}
+        new = new if self._space else set()
         if space != self._space:
             outside = [c.trial for c in self._candidates if not _is_within(c.params, space)]
             self._candidates = [c for c in self._candidates if _is_within(c.params, space)]
             self._reader.forget(outside)
             self._space = dict(space)
+        return new
 
     def add(self, candidate: Candidate) -> None:
         """One more; of too many the oldest is forgotten."""

@@ -20,15 +20,17 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from optuna.samplers import RandomSampler
 from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
-from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.branches import Branches
 from optuna_aelle.decisions.branches import searched_space
+from optuna_aelle.decisions.branches import untried_trial
+from optuna_aelle.decisions.branches import widened
 from optuna_aelle.decisions.random_states import random_states_kept
 from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
@@ -96,7 +98,8 @@ class AeLLESampler(WrappingSampler):
         overhead_seconds: What candidates, their spectra and forecasts have cost in this process.
 
     Raises:
-        TypeError: ``spectrum_fn`` cannot be called, or ``prior`` is of another type.
+        TypeError: ``spectrum_fn`` cannot be called, ``space`` has something else than
+            distributions, or ``prior`` is of another type.
         ValueError: Another argument is out of range, or the prior's file is damaged.
 
     Example:
@@ -123,7 +126,14 @@ class AeLLESampler(WrappingSampler):
             raise ValueError(f"n_candidates must be at least 1, but got {n_candidates}.")
         if not 0.0 <= spectrum_share <= 1.0:
             raise ValueError(f"spectrum_share must be in [0, 1], but got {spectrum_share}.")
+        for name, range_ in (space or {}).items():
+            if not isinstance(range_, BaseDistribution):
+                raise TypeError(
+                    f"space must give a distribution of Optuna for each parameter, such as "
+                    f"FloatDistribution(1e-4, 1e-1, log=True), but for {name!r} got {range_!r}."
+                )
         super().__init__(base_sampler or _default_sampler(seed))
+        self._random = RandomSampler(seed)
         self._spectrum_fn = spectrum_fn
         self._prior = as_prior(prior)
         self._space = None if space is None else dict(space)
@@ -256,16 +266,21 @@ class AeLLESampler(WrappingSampler):
         """Fill the reservoir, or bring some fresh ones: the base sampler may have learned."""
         ran = [t for t in trials if t.number != trial.number and t.params]
         branches = Branches(ran) if ran else None
-        reservoir.keep_within(space)
         # Given parameters that no trial has had, a sampler would find none to learn from.
         seen = space
         if self._space is not None:
             seen = self._base.infer_relative_search_space(study, trial) or space
-        n_wanted = _N_FRESH if reservoir.candidates else self._n_candidates
+        space = widened(space, ran)
+        # What the base sampler learned of good values says nothing of a range that is new.
+        new = reservoir.keep_within(space)
+        n_wanted = _N_FRESH if reservoir.candidates and not new else self._n_candidates
         known = reservoir.keys(ran)
         for _ in range(n_wanted):
             draw = _Draw(self._base, study, trial, space, seen)
-            trial_of = _candidate(draw.params, space, branches)
+            for name in sorted(new & draw.params.keys()):
+                value = self._random.sample_independent(study, trial, name, space[name])
+                draw.params[name] = value
+            trial_of = untried_trial(draw.params, space, branches)
             candidate = Candidate(draw.params, trial_of, draw.written)
             # In a small space, draws are repeated: nobody trains one configuration twice.
             if candidate.key not in known or not reservoir.candidates:
@@ -340,7 +355,8 @@ class AeLLESampler(WrappingSampler):
             warn_once(
                 "spectrum_fn",
                 f"A candidate of trial {number} has no spectrum ({type(error).__name__}: "
-                f"{error}); it is ranked by its hyperparameters.",
+                f"{error}); it is ranked by its hyperparameters. If a parameter is missing, of a "
+                "branch that no trial has taken: AeLLESampler(space=...) draws from all of them.",
                 error,
             )
             return {}
@@ -371,19 +387,9 @@ class _Draw:
         watched = DeferredWrites(study)
         self.params = base.sample_relative(watched.study, trial, seen)
         # A sampler without relative sampling draws nothing.
-        for name in sorted(space.keys() - seen.keys() if self.params else space):
+        unlike = {name for name in space if seen.get(name) != space[name]}
+        unlike -= seen.keys() - self.params.keys()
+        for name in sorted(unlike if self.params else space):
             value = base.sample_independent(watched.study, trial, name, space[name])
             self.params[name] = value
         self.written = watched.written
-
-
-def _candidate(
-    params: Mapping[str, Any], space: Mapping[str, BaseDistribution], branches: Branches | None
-) -> FrozenTrial:
-    """What would be known of a candidate as a trial, with the parameters that it would have."""
-    taken = list(params) if branches is None else branches.taken(params)
-    return create_trial(
-        state=TrialState.RUNNING,
-        params={name: params[name] for name in taken},
-        distributions={name: space[name] for name in taken},
-    )

@@ -110,7 +110,7 @@ def _of_rival(forecast: Forecast, rival: float, rival_std: float) -> str:
     middle, least, most = norm.cdf(rival + rival_std * np.array([0.0, -CENTRAL_80, CENTRAL_80]))
     return (
         f"AeLLE expects it to end ahead of {forecast.percentile:.0%} of what could be trained "
-        f"(80 %: {low:.0%} to {high:.0%}), and another network, which promises more, ahead of "
+        f"(80 %: {low:.0%} to {high:.0%}), and another network, which may end further ahead, of "
         f"{middle:.0%} ({least:.0%} to {most:.0%})"
     )
 

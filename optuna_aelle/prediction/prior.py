@@ -81,7 +81,7 @@ class Prior:
     def learn(
         cls,
         studies: Sequence[optuna.Study | RecordedTrials],
-        base: Prior | None = None,
+        base: Prior | str | os.PathLike[str] | None = None,
         *,
         knobs: Mapping[str, str] | None = None,
     ) -> Prior:
@@ -90,16 +90,21 @@ class Prior:
         Args:
             studies: With one objective each; those of which fewer than six trials ended are
                 passed over, with a warning.
-            base: What to add to; `Prior.pretrained()` knows many tasks already. None for these
-                studies alone.
+            base: What to add to, or ``"pretrained"``, or the path of a file; `Prior.pretrained()`
+                knows many tasks already. None for these studies alone.
             knobs: Own names of parameters, each to its common one (`knob_of`).
 
         Raises:
+            TypeError: ``studies`` is no list, or ``base`` is of another type.
             ValueError: No study has enough trials, or one has several objectives.
         """
         from optuna_aelle.trials.table import RecordedTrials
 
-        base = base or cls()
+        if not isinstance(studies, Sequence):
+            raise TypeError(
+                f"studies must be a list of studies or RecordedTrials, but got {studies!r}."
+            )
+        base = as_prior(base)
         without = cls(base.network, None, base.tasks)
         past = PastStudies.learn(studies, without, check_knobs(knobs), base.past)
         names = (s.task if isinstance(s, RecordedTrials) else s.study_name for s in studies)

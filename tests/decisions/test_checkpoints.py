@@ -557,3 +557,15 @@ def test_studies_with_several_objectives_are_left_alone() -> None:
     study = optuna.create_study(directions=["minimize", "maximize"])
     study.optimize(lambda trial: (1.0, 2.0), n_trials=2, callbacks=[resume_promising])
     assert len(study.trials) == 2
+
+
+def test_what_is_trained_and_not_saved_is_told(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    body, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()])
+    trial = optuna.create_study().ask()
+    with pytest.warns(AeLLEWarning, match="2 of the 4 parameters that 'optimizer' trains"):
+        checkpoints.epochs(trial, 3, body=body, optimizer=optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoints.epochs(trial, 3, body=body, head=head, optimizer=optimizer)

@@ -76,7 +76,7 @@ def test_every_stop_says_what_is_to_start_instead() -> None:
         assert verdict.rival + EXPLORATION * verdict.rival_std >= forecast.standing
         sentence = trial.user_attrs[DECISION_KEY]
         assert "expects it to end ahead of" in sentence
-        assert "and another network, which promises more, ahead of" in sentence
+        assert "and another network, which may end further ahead, of" in sentence
         assert math.isfinite(trial.user_attrs["aelle:predicted_final"])
 
 

@@ -26,6 +26,7 @@ from optuna.trial import create_trial
 from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
 from optuna_aelle import report_spectrum
+from optuna_aelle.decisions.branches import widened
 from optuna_aelle.decisions.random_states import random_states_kept
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import reservoir_of
@@ -215,6 +216,7 @@ def test_overhead_is_counted() -> None:
         (["spectrum"], {}, TypeError, "spectrum_fn must be a function"),
         ([spectrum_fn], {"n_candidates": 0}, ValueError, "n_candidates must be at least 1"),
         ([spectrum_fn], {"spectrum_share": -1}, ValueError, "spectrum_share must be in"),
+        ([], {"space": {"a": (0.0, 1.0)}}, TypeError, r"for 'a' got \(0.0, 1.0\)"),
         ([spectrum_fn], {"prior": 3}, TypeError, "prior must be 'pretrained'.*got 3"),
         ([spectrum_fn], {"knobs": {"a": "b"}}, ValueError, "knobs to map 'a' to one of"),
     ],
@@ -534,3 +536,60 @@ def test_processes_may_together_spend_no_more_on_spectra() -> None:
     study.sampler = AeLLESampler(counted, seed=0)
     study.optimize(objective, n_trials=3)
     assert asked <= 12
+
+
+def test_a_range_that_was_widened_is_searched() -> None:
+    """Ranges may be changed in a study that is resumed."""
+    sizes: list[int] = []
+
+    def larger_is_better(trial: optuna.Trial, largest: int) -> float:
+        sizes.append(trial.suggest_int("size", 16, largest, log=True))
+        return -float(np.log(sizes[-1])) + trial.suggest_float("x", 0.0, 0.1)
+
+    study = optuna.create_study(sampler=AeLLESampler(seed=0))
+    study.optimize(lambda trial: larger_is_better(trial, 64), n_trials=8)
+    study.optimize(lambda trial: larger_is_better(trial, 256), n_trials=20)
+    assert max(sizes[8:]) > 200
+    assert sum(size > 64 for size in sizes[8:]) >= 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_range_that_depends_on_the_branch_is_searched_as_far_as_it_goes(seed: int) -> None:
+    sizes: list[int] = []
+
+    def gated(trial: optuna.Trial) -> float:
+        cell = trial.suggest_categorical("cell", ["lstm", "gru"])
+        size = trial.suggest_int("size", 16, 32 if cell == "lstm" else 128)
+        sizes.append(size)
+        return 1.0 / size
+
+    study = optuna.create_study(sampler=AeLLESampler(seed=seed))
+    study.optimize(gated, n_trials=20)
+    assert sum(size > 32 for size in sizes) >= 6
+    assert max(sizes) > 100
+
+
+def test_ranges_are_widened_where_they_are_of_one_kind() -> None:
+    def of(**distributions: BaseDistribution) -> Any:
+        middle = {name: d.to_external_repr(1.0) for name, d in distributions.items()}
+        return create_trial(value=0.0, params=middle, distributions=distributions)
+
+    space = {
+        "a": FloatDistribution(0.5, 2.0, log=True),
+        "b": IntDistribution(1, 9, step=2),
+        "c": FloatDistribution(0.0, 1.0),
+        "d": CategoricalDistribution(["x", "y"]),
+    }
+    other = of(
+        a=FloatDistribution(0.1, 1.0, log=True),
+        b=IntDistribution(1, 15, step=2),
+        c=IntDistribution(0, 5),
+        d=CategoricalDistribution(["x", "y"]),
+    )
+    before = dict(space)
+    wide = widened(space, [other, of(b=IntDistribution(0, 20, step=1)), of(e=space["c"])])
+    assert wide["a"] == FloatDistribution(0.1, 2.0, log=True)
+    assert wide["b"] == IntDistribution(1, 15, step=2)
+    assert {name: wide[name] for name in "cd"} == {name: space[name] for name in "cd"}
+    assert wide.keys() == space.keys()
+    assert space == before

@@ -274,6 +274,9 @@ def test_studies_that_say_too_little_are_passed_over() -> None:
     assert learned.past.n_studies == 1
     mean, _ = learned.predict(plain.trials)
     assert spearmanr(mean, [t.params["x"] for t in plain.trials])[0] < -0.9
+    with pytest.raises(TypeError, match="must be a list of studies"):
+        Prior.learn(plain)  # type: ignore[arg-type]
+    assert Prior.learn([plain], "pretrained").tasks > Prior.pretrained().tasks
     two = optuna.create_study(directions=["minimize", "minimize"], study_name="two")
     with pytest.raises(ValueError, match="one objective, but 'two' has 2"):
         Prior.learn([plain, two])
