@@ -188,7 +188,6 @@ def _search(task: Task, options: argparse.Namespace) -> optuna.Study | None:
     # A resumed study must not draw once more what it drew when it began.
     sampler = make_samplers(task, options.seed, len(drawn))[options.sampler]()
     study.sampler = WorkerSampler(sampler, len(drawn))
-    remaining = options.trials - ended
     if ended:
         print(f"Resuming '{options.study_name}': {ended} of {options.trials} trials are done.")
     # Other workers count, too; those that are in the middle of a trial then end it.
@@ -210,14 +209,7 @@ def _search(task: Task, options: argparse.Namespace) -> optuna.Study | None:
         checkpoints=checkpoints,
     )
     try:
-        if remaining > 0:
-            study.optimize(
-                objective,
-                n_trials=remaining,
-                n_jobs=options.n_jobs,
-                callbacks=callbacks,
-                show_progress_bar=True,
-            )
+        optimize(study, objective, options.trials, options.n_jobs, callbacks)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command resumes the study.")
         return None
@@ -227,6 +219,33 @@ def _search(task: Task, options: argparse.Namespace) -> optuna.Study | None:
     print(summary(study, task, options.epochs, overhead))
     print(f"\nLook at it:  {_BIN}optuna-dashboard {options.storage}")
     return study
+
+
+def optimize(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float],
+    n_trials: int,
+    n_jobs: int,
+    callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]],
+) -> None:
+    """Run until so many trials have ended, those of other workers included."""
+    while True:
+        remaining = n_trials - len(study.get_trials(deepcopy=False, states=_ENDED))
+        if remaining <= 0:
+            return
+        try:
+            study.optimize(
+                objective,
+                n_trials=remaining,
+                n_jobs=n_jobs,
+                callbacks=[*callbacks],
+                show_progress_bar=True,
+            )
+            return
+        except ValueError as error:
+            # SQLite may give a waiting trial to two workers; the other one has ended it.
+            if not str(error).startswith("Cannot tell a "):
+                raise
 
 
 def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: float) -> str:
@@ -243,7 +262,7 @@ def summary(study: optuna.Study, task: Task, n_epochs: int, sampler_seconds: flo
     # A study may have been begun with more epochs than it is resumed with.
     full = max(n_epochs, *steps, 0) * len(trials)
     training = sum(float(t.user_attrs.get(TRAINING_SECONDS_KEY, 0.0)) for t in ended)
-    spectra = sum(spectrum_seconds(t) for t in trials)
+    spectra = sum(map(spectrum_seconds, ended))
     fits = sum(fit_seconds(t) for t in ended) + sampler_seconds
     resumed = len(continuations(ended))
     networks = f" of {len(trials)} networks" if resumed else ""

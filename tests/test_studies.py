@@ -30,6 +30,7 @@ from studies.recall import Recall
 from studies.search import WorkerSampler
 from studies.search import main
 from studies.search import make_samplers
+from studies.search import optimize
 from studies.training import build_network
 from studies.training import train
 
@@ -246,6 +247,25 @@ def test_an_interrupted_study_resumes(how: signal.Signals, tmp_path: Path) -> No
     main(Recall(), ["--storage", url, "--epochs", "1", "--trials", str(ended + 2), "--no-plots"])
     states = [t.state for t in study.trials]
     assert sum(s in (TrialState.COMPLETE, TrialState.PRUNED) for s in states) == ended + 2
+
+
+def test_a_trial_that_another_worker_has_ended_ends_no_search() -> None:
+    study = optuna.create_study()
+
+    def ended_elsewhere(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        if trial.number == 1:
+            study.tell(trial.number, x)
+        return x
+
+    optimize(study, ended_elsewhere, 4, 1, [])
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
+
+    def broken(trial: optuna.Trial) -> float:
+        raise ValueError("of another kind")
+
+    with pytest.raises(ValueError, match="of another kind"):
+        optimize(study, broken, 6, 1, [])
 
 
 @pytest.mark.slow
