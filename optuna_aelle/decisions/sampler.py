@@ -181,6 +181,10 @@ class AeLLESampler(WrappingSampler):
         self._own: set[int] = set()
         self._trained: dict[int, float] = {}
 
+    def reseed_rng(self) -> None:
+        super().reseed_rng()
+        self._random.reseed_rng()
+
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:

@@ -179,7 +179,7 @@ def _lessons_of(study: Study | RecordedTrials) -> tuple[str, float, list[FrozenT
             )
         maximize = study.direction == StudyDirection.MAXIMIZE
         trials = tuple(study.get_trials(deepcopy=False))
-    return name, 1.0 if maximize else -1.0, list(filter(is_lesson, one_a_network(trials)))
+    return name, 1.0 if maximize else -1.0, one_a_network(list(filter(is_lesson, trials)))
 
 
 class _Columns:

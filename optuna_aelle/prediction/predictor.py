@@ -96,7 +96,7 @@ class PerformancePredictor:
         """
         self._fitted = None
         sign = 1.0 if self.direction == "maximize" else -1.0
-        lessons = _latest(list(filter(is_lesson, one_a_network(trials))), sign)
+        lessons = _latest(one_a_network(list(filter(is_lesson, trials))), sign)
         if len(lessons) < MIN_LESSONS:
             raise TooFewLessons(
                 f"Expected at least {MIN_LESSONS} trials that finished or were pruned with a "

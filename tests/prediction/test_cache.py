@@ -89,6 +89,9 @@ def test_a_network_that_went_on_teaches_once() -> None:
     n = len(lessons_of(study))
     enqueue_continuation(study, stopped)
     trial = study.ask()
+    # As long as it is under way, what was known before teaches.
+    running = PerformancePredictor().fit(study.trials)
+    assert stopped.number in [t.number for t in running.lessons]
     study.tell(trial, 0.1)
     lessons = lessons_of(study)
     assert len(lessons) == n
