@@ -16,6 +16,30 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Computation:
+    """How the spectrum of one layer was computed.
+
+    Attributes:
+        method: How tangent vectors were kept apart: ``"lu"``, ``"qr"`` or ``"cholesky"``;
+            ``"sum"`` where J is diagonal and its logarithms are summed.
+        dtype: Of the tangent vectors, at the end.
+        interval: Steps between two renormalisations, on average.
+        n_repeated: How often a stretch was done again because too many digits were lost.
+        compiled: Whether in compiled code.
+
+    Example:
+        >>> Computation("lu", "float64", 1.0, 0, compiled=True).method
+        'lu'
+    """
+
+    method: str
+    dtype: str
+    interval: float
+    n_repeated: int
+    compiled: bool
+
+
 @dataclass(frozen=True, eq=False)
 class LyapunovSpectrum:
     """Finite-time Lyapunov exponents of one network along B input sequences.
@@ -34,6 +58,8 @@ class LyapunovSpectrum:
             side, what this one took alone and its share of what they took together.
         window_exponents: ``(W, B, k)`` exponents of W consecutive windows if they were asked for,
             in the order of the frame's columns: descending on average, not in each window.
+        computations: How each layer was computed, from the bottom up; of a union, of all its
+            parts.
 
     Example:
         >>> import torch
@@ -53,6 +79,7 @@ class LyapunovSpectrum:
     log_abs_det: FloatArray | None
     seconds: float
     window_exponents: FloatArray | None = None
+    computations: tuple[Computation, ...] = ()
 
     def __repr__(self) -> str:
         batch, k = self.exponents.shape
@@ -163,4 +190,5 @@ def union(spectra: Sequence[LyapunovSpectrum], k: int | None) -> LyapunovSpectru
         trace_steps=np.array([n_steps], dtype=np.int64),
         log_abs_det=np.sum(determinants, axis=0) if known else None,
         seconds=sum(spectrum.seconds for spectrum in spectra),
+        computations=tuple(how for spectrum in spectra for how in spectrum.computations),
     )

@@ -24,8 +24,9 @@ from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.step import coupled
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import build_layers
+from optuna_aelle.lyapunov.plan import Plan
 from optuna_aelle.lyapunov.run import LayerRun
-from optuna_aelle.lyapunov.run import Plan
+from optuna_aelle.lyapunov.run import start_run
 from optuna_aelle.lyapunov.settings import Settings
 from optuna_aelle.lyapunov.spectrum import FloatArray
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
@@ -209,7 +210,7 @@ def run_stack(
         sum_rule=k == total,
     )
     runs = [
-        LayerRun(
+        start_run(
             layer,
             layer.initial_state(n_models, batch, start),
             _initial_frame(n_models * batch, min(k, layer.state_size), layer, generator),
@@ -351,6 +352,7 @@ def _collect(
         else None,
         seconds=0.0,
         window_exponents=windows,
+        computations=tuple(run.carrier.computation for run in runs),
     )
 
 

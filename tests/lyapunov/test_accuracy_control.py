@@ -1,4 +1,4 @@
-"""What the engine chooses for itself: intervals, digits, methods and devices."""
+"""What the engine chooses for itself without compiled code: intervals, digits, methods."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from optuna_aelle.lyapunov import carriers
 from optuna_aelle.lyapunov import from_step
 from optuna_aelle.lyapunov import lapack
 from optuna_aelle.lyapunov import lyapunov_spectrum
-from optuna_aelle.lyapunov import run as run_module
+from optuna_aelle.lyapunov.compiled import general_path
 from optuna_aelle.lyapunov.inputs import device_of
 from tests.lyapunov.networks import ARCHITECTURES
 from tests.lyapunov.networks import built
@@ -46,10 +47,16 @@ class Blocks(list[tuple[int, str, torch.dtype]]):
         return [steps for steps, _, _ in self]
 
 
+@pytest.fixture(autouse=True)
+def without_compiled_code() -> Iterator[None]:
+    with general_path():
+        yield
+
+
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> Blocks:
     seen = Blocks()
-    carry_block, carry_factors = run_module.carry_block, run_module.carry_factors
+    carry_block, carry_factors = carriers.carry_block, carriers.carry_factors
 
     def spy(layer: Any, frame: Tensor, coefficients: Any, method: str) -> Any:
         seen.append((len(coefficients[0]), method, frame.dtype))
@@ -59,8 +66,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> Blocks:
         seen.append((len(coefficients[0]), "lu", coefficients[0].dtype))
         return carry_factors(layer, frame, coefficients)
 
-    monkeypatch.setattr(run_module, "carry_block", spy)
-    monkeypatch.setattr(run_module, "carry_factors", spy_on_factors)
+    monkeypatch.setattr(carriers, "carry_block", spy)
+    monkeypatch.setattr(carriers, "carry_factors", spy_on_factors)
     return seen
 
 
@@ -83,7 +90,7 @@ def test_intervals_grow_where_directions_stay_together(blocks: Blocks) -> None:
         network.modrelu_bias.zero_()
     lyapunov_spectrum(network, noise(200, B, D))
     assert blocks.steps[0] == 1
-    assert max(blocks.steps) == run_module._MAX_INTERVAL
+    assert max(blocks.steps) == carriers._MAX_INTERVAL
     assert len(blocks) < 100
 
 
@@ -142,7 +149,7 @@ def test_narrow_frames_stay_close(
     name: str, gain: float, blocks: Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To 1e-4; the last exponent less where a single J of the run comes near to singular."""
-    monkeypatch.setattr(run_module, "_NARROW_ALWAYS_SIZE", 64)
+    monkeypatch.setattr(carriers, "_NARROW_ALWAYS_SIZE", 64)
     network, inputs = built(name, D, 64, gain), noise(80, 1, D)
     narrow = lyapunov_spectrum(network, inputs, state=state_of(name))
     assert {dtype for _, _, dtype in blocks} == {F32}
@@ -219,7 +226,7 @@ def test_factors_carry_as_the_frame_does(
     network, inputs = built(name, D, 64, 0.5), noise(40, B, D)
     settings: dict[str, Any] = {"state": state_of(name), "dtype": dtype, "interval": 2}
     by_factors = lyapunov_spectrum(network, inputs, **settings)
-    monkeypatch.setattr(run_module, "can_be_carried_as_factors", lambda frame: False)
+    monkeypatch.setattr(carriers, "can_be_carried_as_factors", lambda frame: False)
     by_frames = lyapunov_spectrum(network, inputs, **settings)
     rounding = 1e-8 if dtype == F64 else 1e-2
     np.testing.assert_allclose(by_factors.exponents, by_frames.exponents, atol=rounding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 from torch import nn
 
 from optuna_aelle.lyapunov import blocks
+from optuna_aelle.lyapunov import carriers
 from optuna_aelle.lyapunov import lyapunov_spectrum
-from optuna_aelle.lyapunov import run
+from optuna_aelle.lyapunov.compiled import general_path
 from optuna_aelle.lyapunov.models import build_layers
 
 METHODS = ["lu", "qr", "cholesky"]
@@ -39,6 +41,12 @@ class ReplayedGraph:
             place.copy_(value)
 
 
+@pytest.fixture(autouse=True)
+def without_compiled_code() -> Iterator[None]:
+    with general_path():
+        yield
+
+
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedGraph]:
     """Every run records its blocks as if its frame were on a CUDA device."""
@@ -53,16 +61,16 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[ReplayedGraph]:
     def recording(graph: ReplayedGraph, **_: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
-    prepare = run.LayerRun.__post_init__
+    prepare = carriers.AdaptiveCarrier.__init__
 
-    def record(self: Any) -> None:
-        prepare(self)
+    def record(self: Any, *arguments: Any) -> None:
+        prepare(self, *arguments)
         self._carry_block = blocks.GraphedBlocks()
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", ReplayedGraph)
     monkeypatch.setattr(torch.cuda, "graph", recording)
     monkeypatch.setattr(blocks._Graph, "__init__", remember)
-    monkeypatch.setattr(run.LayerRun, "__post_init__", record)
+    monkeypatch.setattr(carriers.AdaptiveCarrier, "__init__", record)
     return ReplayedGraph.recorded
 
 

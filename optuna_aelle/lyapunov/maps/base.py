@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from typing import Literal
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch import nn
@@ -129,6 +131,8 @@ class RecurrentMap(ABC):
         part_sizes: The sizes of the tensors that an initial state consists of: (H, H) for an LSTM.
         narrow_share: The leading share of the exponents for which a float32 frame is accurate
             enough, unless it underflows.
+        dense_state_size: Up to which size of the state compiled code is faster even though all J
+            have to be formed for it.
         dtype: Dtype of the state.
 
     Example:
@@ -143,6 +147,7 @@ class RecurrentMap(ABC):
 
     part_sizes: tuple[int, ...]
     narrow_share: float = 1.0
+    dense_state_size: int = 128
     dtype: torch.dtype = torch.float64
     device: torch.device
 
@@ -202,6 +207,13 @@ class RecurrentMap(ABC):
             after=tuple(part[1:] for part in stacked),
         )
 
+    def _places(self, drive: Tensor, state: State) -> State:
+        """Memory for the states of a trajectory, ``(T + 1, M, B, ·)``, the first one filled in."""
+        places = tuple(part.new_empty(len(drive) + 1, *part.shape) for part in state)
+        for place, part in zip(places, state, strict=True):
+            place[0] = part
+        return places
+
     @abstractmethod
     def linearize(self, trajectory: Trajectory) -> State:
         """The coefficients of J at each step, ``(T, M, B, ·)`` each."""
@@ -219,6 +231,26 @@ class RecurrentMap(ABC):
 
     def from_working(self, state: State, frame: Tensor) -> Tensor:
         return frame
+
+    def compact(self) -> tuple[Literal["mixed", "lstm"], Sequence[Tensor]] | None:
+        """How compiled code makes J of the coefficients, and Uᵀ ``(M, H, H)`` of each gate.
+
+        ``"mixed"`` as in `maps.mixed.MixedMap`, ``"lstm"`` as in `maps.lstm.LSTMMap`; None if
+        it is to be given whole.
+        """
+        return None
+
+    def jacobians_t(self, coefficients: Sequence[Tensor], n_models: int) -> Tensor:
+        """Jᵀ ``(T, S, N, N)`` from coefficients ``(T, S, ·)``: what becomes of unit vectors."""
+        n_steps, n_systems = coefficients[0].shape[:2]
+        # The systems of a model side by side, as `tangent` expects them.
+        by_model = [
+            c.view(n_steps, n_models, -1, c.shape[-1]).transpose(0, 1).flatten(0, 2)
+            for c in (c.contiguous() for c in coefficients)
+        ]
+        eye = torch.eye(self.state_size, dtype=torch.float64, device=self.device)
+        carried = self.tangent(tuple(by_model), eye.expand(n_steps * n_systems, -1, -1))
+        return carried.view(n_models, n_steps, -1, *eye.shape).transpose(0, 1).flatten(1, 2)
 
 
 class DenseJacobian(RecurrentMap):
@@ -258,6 +290,17 @@ class StagedTangent(RecurrentMap):
     @abstractmethod
     def delicate_tangent(self, coefficients: State, frame: Tensor) -> tuple[Tensor, Tensor]:
         """As `tangent`, in stages: the renormalised frame and its growth ``(S, k)``."""
+
+
+def along_systems(tensor: Tensor) -> npt.NDArray[np.float64]:
+    """``(T, M, B, ·)`` as an array ``(T, M B, ·)``; the same memory if that is contiguous.
+
+    Example:
+        >>> along_systems(torch.zeros(5, 2, 3, 4)).shape
+        (5, 6, 4)
+    """
+    array: npt.NDArray[np.float64] = tensor.contiguous().flatten(1, 2).numpy()
+    return array
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -7,18 +7,24 @@ projection (`torch.nn.LSTM(proj_size=...)`), h' = P (o tanh c').
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from optuna_aelle.lyapunov import compiled
 from optuna_aelle.lyapunov.maps.base import DenseJacobian
 from optuna_aelle.lyapunov.maps.base import Parameters
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import StagedTangent
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
+from optuna_aelle.lyapunov.maps.base import along_systems
 from optuna_aelle.lyapunov.maps.base import by_weight
 from optuna_aelle.lyapunov.maps.base import linear
 from optuna_aelle.lyapunov.maps.base import sigmoid_derivative
@@ -71,6 +77,20 @@ class _LSTMMap(RecurrentMap):
         c = torch.addcmul(f * c, i, torch.tanh(y[..., 2 * size : 3 * size]))
         h = o * torch.tanh(c)
         return (self._project(h), c, o), (y,)
+
+    def unroll(self, drive: Tensor, state: State) -> Trajectory:
+        functions = compiled.runs_states(self.hidden_size, drive.device)
+        if functions is None or self._projection_t is not None:
+            return super().unroll(drive, state)
+        places, y = self._places(drive, state), drive.new_empty(drive.shape)
+        arrays = [along_systems(part) for part in (drive, *places, y)]
+        functions.run_lstm(self._padded_weights, *arrays)
+        before, after = zip(*((part[:-1], part[1:]) for part in places), strict=True)
+        return Trajectory((y,), before, after)
+
+    @cached_property
+    def _padded_weights(self) -> npt.NDArray[np.float64]:
+        return compiled.padded(self._weight_hh_t)
 
     def _project(self, hidden: Tensor) -> Tensor:
         return hidden if self._projection_t is None else hidden @ self._projection_t
@@ -131,6 +151,9 @@ class HiddenLSTMMap(ProjectedHiddenLSTMMap, DenseJacobian):
         >>> layer.state_size
         4
     """
+
+    def compact(self) -> tuple[Literal["mixed", "lstm"], Sequence[Tensor]] | None:
+        return "mixed", self._gates_t
 
     def jacobian_t(self, coefficients: State) -> Tensor:
         return self._hidden_jacobian_t(coefficients)
@@ -193,6 +216,9 @@ class LSTMMap(_LSTMMap, StagedTangent):
             return out
         hidden.addcmul_(cell, slope[:, None, :])
         return torch.cat([self._project_frame(hidden), cell], dim=-1)
+
+    def compact(self) -> tuple[Literal["mixed", "lstm"], Sequence[Tensor]] | None:
+        return ("lstm", self._gates_t) if self.sheared else None
 
     def delicate(self, trajectory: Trajectory) -> State | None:
         log_forget = F.logsigmoid(trajectory.kept[0].chunk(4, dim=-1)[1])

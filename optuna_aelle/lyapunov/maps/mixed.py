@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from optuna_aelle.lyapunov import cells
+from optuna_aelle.lyapunov import compiled
 from optuna_aelle.lyapunov.maps.base import DenseJacobian
 from optuna_aelle.lyapunov.maps.base import Parameters
+from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
+from optuna_aelle.lyapunov.maps.base import along_systems
 from optuna_aelle.lyapunov.maps.base import by_weight
 from optuna_aelle.lyapunov.maps.base import linear
 from optuna_aelle.lyapunov.maps.base import log_tanh_derivative
@@ -58,6 +64,9 @@ class MixedMap(DenseJacobian):
         scales, *diagonal = coefficients
         out = by_weight(frame, gates_t[0]).mul_(scales[:, None, :])
         return out.addcmul_(frame, diagonal[0][:, None, :]) if diagonal else out
+
+    def compact(self) -> tuple[Literal["mixed", "lstm"], Sequence[Tensor]] | None:
+        return "mixed", self._gates_t
 
     def jacobian_t(self, coefficients: State) -> Tensor:
         gates_t = self._narrow_gates_t
@@ -123,6 +132,19 @@ class VanillaMap(MixedMap):
         y = torch.baddbmm(drive, state[0], self._weight_hh_t)
         return (torch.relu(y) if self.relu else torch.tanh(y),), (y,)
 
+    def unroll(self, drive: Tensor, state: State) -> Trajectory:
+        functions = compiled.runs_states(self.hidden_size, drive.device)
+        if functions is None:
+            return super().unroll(drive, state)
+        (h,), y = self._places(drive, state), drive.new_empty(drive.shape)
+        arrays = [along_systems(part) for part in (drive, h, y)]
+        functions.run_vanilla(self._padded_weights, arrays[0], self.relu, *arrays[1:])
+        return Trajectory((y,), (h[:-1],), (h[1:],))
+
+    @cached_property
+    def _padded_weights(self) -> npt.NDArray[np.float64]:
+        return compiled.padded(self._weight_hh_t)
+
     def linearize(self, trajectory: Trajectory) -> State:
         (y,) = trajectory.kept
         return ((y > 0).double() if self.relu else tanh_derivative(y),)
@@ -173,6 +195,21 @@ class GRUMap(MixedMap):
         y_n = torch.addcmul(drive[..., split:], r, q)
         return (torch.lerp(torch.tanh(y_n), h, z),), (y_rz, y_n, q)
 
+    def unroll(self, drive: Tensor, state: State) -> Trajectory:
+        functions = compiled.runs_states(self.hidden_size, drive.device)
+        if functions is None:
+            return super().unroll(drive, state)
+        size = self.hidden_size
+        (h,) = self._places(drive, state)
+        kept = tuple(drive.new_empty(*drive.shape[:3], n) for n in (2 * size, size, size))
+        arrays = [along_systems(part) for part in (drive, h, *kept)]
+        functions.run_gru(self._padded_weights, self._bias_hh[:, 0].numpy(), *arrays)
+        return Trajectory(kept, (h[:-1],), (h[1:],))
+
+    @cached_property
+    def _padded_weights(self) -> npt.NDArray[np.float64]:
+        return compiled.padded(self._weight_hh_t)
+
     def linearize(self, trajectory: Trajectory) -> State:
         y_rz, y_n, q = trajectory.kept
         (h,) = trajectory.before
@@ -213,6 +250,11 @@ class OrthogonalMap(VanillaMap):
 
     def _bias(self, parameters: Parameters) -> Tensor | None:
         return parameters["bias"]
+
+    def unroll(self, drive: Tensor, state: State) -> Trajectory:
+        if self._modrelu_bias is None:
+            return super().unroll(drive, state)
+        return RecurrentMap.unroll(self, drive, state)
 
     def step(self, drive: Tensor, state: State) -> tuple[State, State]:
         if self._modrelu_bias is None:

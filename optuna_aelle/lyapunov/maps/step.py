@@ -31,6 +31,7 @@ class StepMap(RecurrentMap):
     """
 
     narrow_share = 0.0
+    dense_state_size = _DENSE_STATE_SIZE
 
     def __init__(
         self, step: StepFunction, state_size: int, dtype: torch.dtype, device: torch.device
@@ -67,6 +68,9 @@ class StepMap(RecurrentMap):
         h = before.flatten(0, 2)
         jacobian_t = self._push(drive.flatten(0, 2), h, basis.expand(len(h), -1, -1))
         return (jacobian_t.view(*shape, *jacobian_t.shape[1:]),)
+
+    def jacobians_t(self, coefficients: Sequence[Tensor], n_models: int) -> Tensor:
+        return coefficients[0]
 
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
         if len(coefficients) == 1:
