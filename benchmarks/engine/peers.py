@@ -83,7 +83,7 @@ def _measure(setting: Setting) -> Row:
         (dtype, module, size)
         for dtype in dtypes
         for module in (nn.RNN, nn.GRU, nn.LSTM)
-        for size in setting.sizes(16, 32, 64, 128)
+        for size in setting.sizes(8, 16, 32, 64, 128)
     ]
     rows = []
     for dtype, module, size in tqdm(cases if makers else [], desc="peers"):

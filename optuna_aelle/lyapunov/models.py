@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -315,8 +316,12 @@ def check_parameters(module: nn.Module) -> None:
         >>> check_parameters(nn.GRU(3, 4))
     """
     for name, parameter in module.named_parameters():
-        bad = int((~torch.isfinite(parameter)).sum())
-        if bad:
+        # One number tells as a rule: it is infinite or NaN if any one is.
+        largest = (
+            torch.linalg.vector_norm(parameter.detach(), torch.inf) if parameter.numel() else 0.0
+        )
+        if not math.isfinite(largest):
+            bad = int((~torch.isfinite(parameter)).sum())
             raise ValueError(
                 f"Expected finite weights, got {bad} NaN or infinite entries in parameter "
                 f"'{name}'. The training has diverged; a spectrum of it would mean nothing."

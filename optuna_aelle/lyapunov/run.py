@@ -99,7 +99,7 @@ class LayerRun:
         def cut(parts: State) -> State:
             return tuple(torch.where(inside, part, 0.0) for part in parts)
 
-        return Trajectory(*(cut(parts) for parts in trajectory))
+        return Trajectory(*(cut(parts) for parts in trajectory[:3]))
 
     def _check_in(self, state: State) -> None:
         """Note the sums as Benettin's method would have them: of an orthonormal frame."""
@@ -120,6 +120,10 @@ class LayerRun:
             self.log_det = None
             return
         of_step = log_det.flatten(1, 2)
+        if not self._unequal:
+            first = max(0, self.plan.warmup - self._step)
+            self.log_det = self.log_det + of_step[first:].sum(dim=0)
+            return
         steps = self._step + torch.arange(len(of_step), device=of_step.device)[:, None]
         measured = (steps >= self.plan.warmup) & (steps < self._ends)
         self.log_det = self.log_det + torch.where(measured, of_step, 0.0).sum(dim=0)

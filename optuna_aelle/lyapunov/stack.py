@@ -36,9 +36,11 @@ _MAX_CHECKPOINTS = 10
 _MIN_STRETCH = 50
 # Inputs are projected and Jacobians linearised this many steps at a time at most: few large
 # operations instead of many small ones, at a memory cost that does not grow with T ...
-_CHUNK = 64
-# ... and of no more numbers at once than a cache holds.
-_CHUNK_NUMBERS = 2**20
+_CHUNK = 256
+# How often standard errors are looked at, if a run is to stop early.
+_LOOK = 64
+# ... and of no more numbers at once than a cache holds, beside what is made of them.
+_CHUNK_NUMBERS = 2**16
 # Any will do, as long as the same call gives the same numbers.
 _FRAME_SEED = 0
 
@@ -246,7 +248,7 @@ def _checkpoints(n_steps: int, settings: Settings) -> list[int]:
     if settings.window:
         steps |= {*range(settings.warmup + settings.window, n_steps, settings.window)}
     if settings.target_stderr:
-        steps |= {*range(_CHUNK * (settings.warmup // _CHUNK + 1), n_steps, _CHUNK)}
+        steps |= {*range(_LOOK * (settings.warmup // _LOOK + 1), n_steps, _LOOK)}
     return sorted(steps)
 
 
@@ -260,7 +262,7 @@ def _advance(
 ) -> int:
     """Run all layers over the inputs; the step at which they stopped."""
     dtype = stack.layers[0].dtype
-    n_steps = _chunk_steps(stack, n_models * len(lengths))
+    n_steps = _chunk_steps(stack, n_models * len(lengths), settings)
     if not stack.others or len(runs) == 1:
         step = 0
         for chunk in torch.split(values, n_steps):
@@ -281,11 +283,12 @@ def _advance(
     return len(values)
 
 
-def _chunk_steps(stack: Stack, n_systems: int) -> int:
-    """Steps at a time: a power of two, so that chunks end where `_CHUNK` would."""
+def _chunk_steps(stack: Stack, n_systems: int, settings: Settings) -> int:
+    """Steps at a time: a power of two, so that chunks end where `_LOOK` would."""
     widest = 4 * n_systems * max(layer.state_size for layer in stack.layers)
     fitting = max(_CHUNK_NUMBERS // widest, 8)
-    return min(_CHUNK, 1 << (fitting.bit_length() - 1))
+    most = _CHUNK if settings.target_stderr is None else _LOOK
+    return min(most, 1 << (fitting.bit_length() - 1))
 
 
 def _outputs(layer: RecurrentMap, signal: Tensor, n_models: int, start: State | None) -> Tensor:
@@ -358,6 +361,9 @@ def _collect(
 
 def _means(record: dict[int, FloatArray], ends: Any, warmup: int) -> FloatArray:
     """``(B, k)`` running means, each sequence as of its own step in ``ends (B,)``."""
+    first = int(ends[0])
+    if (ends == first).all():
+        return record[first] / (first - warmup)
     rows = [record[int(end)][i] / (int(end) - warmup) for i, end in enumerate(ends)]
     return np.stack(rows)
 

@@ -6,10 +6,12 @@ product; the LU costs less than what the full product would add.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ class CompiledCarrier(Carrier):
         n_systems, self._k, self._size = frame.shape
         self._n_models = n_systems // (state[0].shape[1])
         self._frames = self._padded(layer.to_working(state, frame.double()))
-        self._orders = torch.arange(self._size).repeat(n_systems, 1)
+        self._orders = torch.arange(self._size).expand(n_systems, -1).contiguous()
         self._triangular = False
         self._kind = functions.DENSE
         self._gates_t = torch.zeros(self._n_models, 1, 1, 1, dtype=torch.float64)
@@ -89,7 +91,7 @@ class CompiledCarrier(Carrier):
                 self._carry(self._layer.jacobians_t(part, self._n_models))
         else:
             self._carry(coefficients[0])
-        if bool(torch.isnan(self.sums).any()):
+        if math.isnan(np.add.reduce(self.sums.numpy(), axis=None)):
             raise FloatingPointError(
                 "Expected tangent vectors that stay finite, but within one step they overflowed "
                 "or became NaN. Check the derivative of the step function, or scale the weights "

@@ -56,14 +56,18 @@ def _expm1(x):  # type: ignore[no-untyped-def]
 
 @compiled(forceinline=True)
 def _tanh(y):  # type: ignore[no-untyped-def]
-    less, _ = _expm1(-2.0 * abs(y))
-    return math.copysign(less / (2.0 + less), y)
+    """tanh y and its derivative."""
+    less, decay = _expm1(-2.0 * abs(y))
+    both = 1.0 + decay
+    return math.copysign(less / both, y), 4.0 * decay / (both * both)
 
 
 @compiled(forceinline=True)
 def _sigmoid(y):  # type: ignore[no-untyped-def]
+    """σ(y) and its derivative."""
     _, decay = _expm1(-abs(y))
-    return (1.0 if y >= 0.0 else decay) / (1.0 + decay)
+    both = 1.0 + decay
+    return (1.0 if y >= 0.0 else decay) / both, decay / (both * both)
 
 
 @compiled()
@@ -118,8 +122,8 @@ def _scratch(size, width):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def run_vanilla(weights_t, drive, relu, h, y):  # type: ignore[no-untyped-def]
-    """``h (T + 1, S, H)``, whose first is given, and pre-activations ``y (T, S, H)``."""
+def run_vanilla(weights_t, drive, relu, h, y, slope):  # type: ignore[no-untyped-def]
+    """``h (T + 1, S, H)``, whose first is given, pre-activations ``y`` and φ' ``(T, S, H)``."""
     n_steps, n_systems, size = y.shape
     batch = n_systems // len(weights_t)
     scratch, at_weight = _scratch(size, weights_t.shape[2])
@@ -133,19 +137,24 @@ def run_vanilla(weights_t, drive, relu, h, y):  # type: ignore[no-untyped-def]
                 if relu:
                     for j in range(size):
                         h[t + 1, s, j] = max(y[t, s, j], 0.0)
+                        slope[t, s, j] = 1.0 if y[t, s, j] > 0.0 else 0.0
                 else:
                     for j in range(size):
-                        h[t + 1, s, j] = _tanh(y[t, s, j])
+                        h[t + 1, s, j], slope[t, s, j] = _tanh(y[t, s, j])
 
 
 @compiled()
-def run_gru(weights_t, bias, drive, h, y_rz, y_n, q):  # type: ignore[no-untyped-def]
-    """As `run_vanilla`: ``y_rz (T, S, 2H)``, ``y_n`` and ``q = Uₙ h + bₙ (T, S, H)``."""
+def run_gru(  # type: ignore[no-untyped-def]
+    weights_t, bias, drive, h, y_rz, y_n, q, d_r, d_z, d_n, keep
+):
+    """As `run_vanilla`: ``y_rz (T, S, 2H)``, ``y_n`` and ``q = Uₙ h + bₙ (T, S, H)``.
+
+    And, ``(T, S, H)`` each, the coefficients of the Jacobian that `GRUMap.linearize` returns.
+    """
     n_steps, n_systems, size = y_n.shape
     batch = n_systems // len(weights_t)
     scratch, at_weight = _scratch(size, weights_t.shape[2])
     u = np.empty((batch, 3 * size))
-    z = np.empty(size)
     for m in range(len(weights_t)):
         first, last = m * batch, (m + 1) * batch
         for t in range(n_steps):
@@ -155,22 +164,38 @@ def run_gru(weights_t, bias, drive, h, y_rz, y_n, q):  # type: ignore[no-untyped
                     y_rz[t, s, j] = drive[t, s, j] + (u[s - first, j] + bias[m, j])
                 for j in range(size):
                     q[t, s, j] = u[s - first, 2 * size + j] + bias[m, 2 * size + j]
-                    r = _sigmoid(y_rz[t, s, j])
+                    r, slope = _sigmoid(y_rz[t, s, j])
                     y_n[t, s, j] = drive[t, s, 2 * size + j] + r * q[t, s, j]
+                    d_n[t, s, j], d_r[t, s, j] = r, q[t, s, j] * slope
                 for j in range(size):
-                    z[j] = _sigmoid(y_rz[t, s, size + j])
+                    keep[t, s, j], d_z[t, s, j] = _sigmoid(y_rz[t, s, size + j])
                 for j in range(size):
-                    n = _tanh(y_n[t, s, j])
-                    h[t + 1, s, j] = n + z[j] * (h[t, s, j] - n)
+                    # 1 − z without cancellation.
+                    renew, _ = _sigmoid(-y_rz[t, s, size + j])
+                    n, slope = _tanh(y_n[t, s, j])
+                    apart = h[t, s, j] - n
+                    h[t + 1, s, j] = n + keep[t, s, j] * apart
+                    d_z[t, s, j] *= apart
+                    d_n[t, s, j] *= renew * slope
+                    d_r[t, s, j] *= renew * slope
 
 
 @compiled()
-def run_lstm(weights_t, drive, h, c, o, y):  # type: ignore[no-untyped-def]
-    """As `run_vanilla`: hidden and cell state, output gate, ``y (T, S, 4H)``; no projection."""
+def run_lstm(  # type: ignore[no-untyped-def]
+    weights_t, drive, h, c, o, y, d_i, d_f, d_g, d_o, forget, slope
+):
+    """As `run_vanilla`: hidden and cell state, output gate, ``y (T, S, 4H)``; no projection.
+
+    And, ``(T, S, H)`` each, what `LSTMMap` makes Jacobians of; D = o sech² c of the first and all
+    following states ``slope (T + 1, S, H)``.
+    """
     n_steps, n_systems, width = y.shape
     size = width // 4
     batch = n_systems // len(weights_t)
     scratch, at_weight = _scratch(size, weights_t.shape[2])
+    for s in range(n_systems):
+        for j in range(size):
+            slope[0, s, j] = o[0, s, j] * _tanh(c[0, s, j])[1]
     for m in range(len(weights_t)):
         first, last = m * batch, (m + 1) * batch
         for t in range(n_steps):
@@ -179,10 +204,18 @@ def run_lstm(weights_t, drive, h, c, o, y):  # type: ignore[no-untyped-def]
                 for j in range(width):
                     y[t, s, j] += drive[t, s, j]
                 for j in range(size):
-                    c[t + 1, s, j] = _sigmoid(y[t, s, j]) * _tanh(y[t, s, 2 * size + j])
+                    i, i_slope = _sigmoid(y[t, s, j])
+                    g, g_slope = _tanh(y[t, s, 2 * size + j])
+                    c[t + 1, s, j] = i * g
+                    d_i[t, s, j], d_g[t, s, j] = g * i_slope, i * g_slope
                 for j in range(size):
-                    c[t + 1, s, j] += _sigmoid(y[t, s, size + j]) * c[t, s, j]
+                    f, f_slope = _sigmoid(y[t, s, size + j])
+                    c[t + 1, s, j] += f * c[t, s, j]
+                    forget[t, s, j], d_f[t, s, j] = f, c[t, s, j] * f_slope
                 for j in range(size):
-                    o[t + 1, s, j] = _sigmoid(y[t, s, 3 * size + j])
+                    o[t + 1, s, j], d_o[t, s, j] = _sigmoid(y[t, s, 3 * size + j])
                 for j in range(size):
-                    h[t + 1, s, j] = o[t + 1, s, j] * _tanh(c[t + 1, s, j])
+                    squashed, c_slope = _tanh(c[t + 1, s, j])
+                    h[t + 1, s, j] = o[t + 1, s, j] * squashed
+                    d_o[t, s, j] *= squashed
+                    slope[t + 1, s, j] = o[t + 1, s, j] * c_slope

@@ -107,6 +107,7 @@ class Trajectory(NamedTuple):
         kept: What `RecurrentMap.step` kept of each step, pre-activations as a rule.
         before: The state before each step.
         after: The state after each step.
+        derivatives: What `RecurrentMap.linearize` makes Jacobians of, where it is known already.
 
     Example:
         >>> step = (torch.zeros(5, 1, 2, 4),)
@@ -117,6 +118,7 @@ class Trajectory(NamedTuple):
     kept: State
     before: State
     after: State
+    derivatives: State = ()
 
 
 class RecurrentMap(ABC):

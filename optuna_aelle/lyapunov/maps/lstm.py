@@ -83,10 +83,12 @@ class _LSTMMap(RecurrentMap):
         if functions is None or self._projection_t is not None:
             return super().unroll(drive, state)
         places, y = self._places(drive, state), drive.new_empty(drive.shape)
-        arrays = [along_systems(part) for part in (drive, *places, y)]
+        *derivatives, forget = drive.new_empty(5, *places[0][1:].shape)
+        slope = torch.empty_like(places[0])
+        arrays = [along_systems(part) for part in (drive, *places, y, *derivatives, forget, slope)]
         functions.run_lstm(self._padded_weights, *arrays)
         before, after = zip(*((part[:-1], part[1:]) for part in places), strict=True)
-        return Trajectory((y,), before, after)
+        return Trajectory((y,), before, after, (*derivatives, forget, slope[:-1], slope[1:]))
 
     @cached_property
     def _padded_weights(self) -> npt.NDArray[np.float64]:
@@ -102,6 +104,9 @@ class _LSTMMap(RecurrentMap):
 
     def _gate_derivatives(self, trajectory: Trajectory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """∂c'/∂y for i, f, g and ∂(o tanh c')/∂y for o, each ``(T, M, B, H)``."""
+        if trajectory.derivatives:
+            d_i, d_f, d_g, d_o, *_ = trajectory.derivatives
+            return d_i, d_f, d_g, d_o
         y_i, y_f, y_g, y_o = trajectory.kept[0].chunk(4, dim=-1)
         return (
             torch.tanh(y_g) * sigmoid_derivative(y_i),
@@ -130,7 +135,7 @@ class ProjectedHiddenLSTMMap(_LSTMMap):
 
     def linearize(self, trajectory: Trajectory) -> State:
         d_i, d_f, d_g, d_o = self._gate_derivatives(trajectory)
-        slope = _cell_slope(trajectory.after)
+        slope = _slope_after(trajectory)
         return d_i * slope, d_f * slope, d_g * slope, d_o
 
     def tangent(self, coefficients: State, frame: Tensor) -> Tensor:
@@ -195,6 +200,8 @@ class LSTMMap(_LSTMMap, StagedTangent):
         return log_det[:, None]
 
     def linearize(self, trajectory: Trajectory) -> State:
+        if trajectory.derivatives and self.sheared:
+            return trajectory.derivatives[:6]
         forget = torch.sigmoid(trajectory.kept[0].chunk(4, dim=-1)[1])
         state = trajectory.before if self.sheared else trajectory.after
         return (*self._gate_derivatives(trajectory), forget, _cell_slope(state))
@@ -289,6 +296,12 @@ class LSTMMap(_LSTMMap, StagedTangent):
         first, dc = frame.chunk(2, dim=-1)
         slope = _cell_slope(state).flatten(0, 1).to(frame.dtype)[:, None, :]
         return torch.cat([torch.addcmul(first, dc, slope, value=sign), dc], dim=-1)
+
+
+def _slope_after(trajectory: Trajectory) -> Tensor:
+    """D of the states that follow."""
+    known = trajectory.derivatives
+    return known[6] if known else _cell_slope(trajectory.after)
 
 
 def _cell_slope(state: State) -> Tensor:

@@ -136,16 +136,19 @@ class VanillaMap(MixedMap):
         functions = compiled.runs_states(self.hidden_size, drive.device)
         if functions is None:
             return super().unroll(drive, state)
-        (h,), y = self._places(drive, state), drive.new_empty(drive.shape)
-        arrays = [along_systems(part) for part in (drive, h, y)]
+        (h,) = self._places(drive, state)
+        y, slope = drive.new_empty(2, *drive.shape)
+        arrays = [along_systems(part) for part in (drive, h, y, slope)]
         functions.run_vanilla(self._padded_weights, arrays[0], self.relu, *arrays[1:])
-        return Trajectory((y,), (h[:-1],), (h[1:],))
+        return Trajectory((y,), (h[:-1],), (h[1:],), (slope,))
 
     @cached_property
     def _padded_weights(self) -> npt.NDArray[np.float64]:
         return compiled.padded(self._weight_hh_t)
 
     def linearize(self, trajectory: Trajectory) -> State:
+        if trajectory.derivatives:
+            return trajectory.derivatives
         (y,) = trajectory.kept
         return ((y > 0).double() if self.relu else tanh_derivative(y),)
 
@@ -201,16 +204,19 @@ class GRUMap(MixedMap):
             return super().unroll(drive, state)
         size = self.hidden_size
         (h,) = self._places(drive, state)
-        kept = tuple(drive.new_empty(*drive.shape[:3], n) for n in (2 * size, size, size))
-        arrays = [along_systems(part) for part in (drive, h, *kept)]
+        y_rz = drive.new_empty(*drive.shape[:3], 2 * size)
+        y_n, q, *derivatives = drive.new_empty(6, *drive.shape[:3], size)
+        arrays = [along_systems(part) for part in (drive, h, y_rz, y_n, q, *derivatives)]
         functions.run_gru(self._padded_weights, self._bias_hh[:, 0].numpy(), *arrays)
-        return Trajectory(kept, (h[:-1],), (h[1:],))
+        return Trajectory((y_rz, y_n, q), (h[:-1],), (h[1:],), tuple(derivatives))
 
     @cached_property
     def _padded_weights(self) -> npt.NDArray[np.float64]:
         return compiled.padded(self._weight_hh_t)
 
     def linearize(self, trajectory: Trajectory) -> State:
+        if trajectory.derivatives:
+            return trajectory.derivatives
         y_rz, y_n, q = trajectory.kept
         (h,) = trajectory.before
         y_r, y_z = y_rz.chunk(2, dim=-1)
@@ -264,7 +270,7 @@ class OrthogonalMap(VanillaMap):
         return (torch.sign(y) * size,), (y,)
 
     def linearize(self, trajectory: Trajectory) -> State:
-        return (self._slope(trajectory.kept[0]),)
+        return trajectory.derivatives or (self._slope(trajectory.kept[0]),)
 
     def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
         if self._modrelu_bias is None:
