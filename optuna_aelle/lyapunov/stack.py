@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -372,10 +373,18 @@ def _initial_frame(
     n_systems: int, k: int, layer: RecurrentMap, generator: torch.Generator | None
 ) -> Tensor:
     """Random orthonormal tangent vectors ``(S, k, N)`` float64, the same for every system."""
-    if generator is None:
-        generator = torch.Generator().manual_seed(_FRAME_SEED)
-    noise = torch.randn(
-        layer.state_size, k, generator=generator, dtype=torch.float64, device=generator.device
-    )
-    frame: Tensor = torch.linalg.qr(noise).Q.mT.to(layer.device)
-    return frame.expand(n_systems, -1, -1).contiguous()
+    size = layer.state_size
+    frame = _fixed_frame(size, k) if generator is None else _random_frame(size, k, generator)
+    return frame.to(layer.device).expand(n_systems, -1, -1).contiguous()
+
+
+# A network is asked for again and again while it trains, and others of its size are.
+@lru_cache(maxsize=8)
+def _fixed_frame(size: int, k: int) -> Tensor:
+    return _random_frame(size, k, torch.Generator().manual_seed(_FRAME_SEED))
+
+
+def _random_frame(size: int, k: int, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(size, k, generator=generator, dtype=torch.float64, device=generator.device)
+    frame: Tensor = torch.linalg.qr(noise).Q.mT
+    return frame

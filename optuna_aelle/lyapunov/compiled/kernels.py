@@ -22,19 +22,25 @@ from numba import njit
 
 from optuna_aelle.lyapunov.compiled.tiles import LANES
 from optuna_aelle.lyapunov.compiled.tiles import largest
+from optuna_aelle.lyapunov.compiled.tiles import make_solve
 from optuna_aelle.lyapunov.compiled.tiles import make_tile
 
 # Rows of a tile: tangent vectors that are worked on together.
 ROWS = 8
 _BYTES = 8
+# Bytes of a line of the cache.
+_LINE = 64
 _WIDE = 2 * LANES
 _wide_tile = make_tile(ROWS, 2)
 _tile = make_tile(ROWS, 1)
+_solve = make_solve(ROWS)
 
 # How Jacobians are given: as gates to be scaled and summed, as those of an LSTM's (h, c), the same
 # in two stages, or whole.
 MIXED, LSTM, STAGED, DENSE = 0, 1, 2, 3
 
+# Vectors that are worked on side by side: what leaves the first caches is read once for them.
+_TALL = 4 * ROWS
 # What the machine code is made of.
 _VERSION = hashlib.sha1(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))),
@@ -61,6 +67,14 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
     return decorate
 
 
+@compiled()
+def zeros(n_rows, width):  # type: ignore[no-untyped-def]
+    """A matrix that starts where a line of the cache does, so that no vector straddles two."""
+    memory = np.zeros(n_rows * width + _LINE // _BYTES)
+    first = (-np.int64(memory.ctypes.data)) % _LINE // _BYTES
+    return memory[first : first + n_rows * width].reshape(n_rows, width)
+
+
 @compiled(inline="always")
 def product(z, stride, columns, a, rows, n, add):  # type: ignore[no-untyped-def]
     """Z = A B, or Z += A B, on ``ROWS`` rows of Z, from the first of ``columns`` to the second."""
@@ -75,31 +89,44 @@ def product(z, stride, columns, a, rows, n, add):  # type: ignore[no-untyped-def
 
 
 @compiled(forceinline=True)
-def _eliminate(frame, columns, block, pivots, at_rows, scratch):  # type: ignore[no-untyped-def]
-    """Take the multiples of all vectors before ``block`` out of the ``ROWS`` from there on."""
+def _take_out(  # type: ignore[no-untyped-def]
+    frame, columns, done, n_done, block, pivots, triangle, at_rows, scratch
+):
+    """Take the multiples of finished vectors, from ``done`` on, out of the ``ROWS`` of ``block``.
+
+    ``triangle[j, i]`` is what the finished vector j has in the pivot of i.
+    """
     start, stride = np.int64(frame.ctypes.data), frame.shape[1] * _BYTES
-    for done in range(0, block, ROWS):
-        for i in range(ROWS):
-            pivot = pivots[done + i]
-            for row in range(ROWS):
-                scratch[i, row] = -frame[block + row, pivot]
-            for j in range(i):
-                share = frame[done + j, pivot]
-                for row in range(ROWS):
-                    scratch[i, row] -= share * scratch[j, row]
-        product(
-            start + block * stride,
-            stride,
-            columns,
-            np.int64(scratch.ctypes.data),
-            np.int64(at_rows.ctypes.data) + done * _BYTES,
-            ROWS,
-            True,
-        )
-        for i in range(ROWS):
-            for row in range(ROWS):
-                # What rounding has left there.
-                frame[block + row, pivots[done + i]] = 0.0
+    for i in range(n_done):
+        pivot = pivots[done + i]
+        for row in range(ROWS):
+            scratch[i, row] = -frame[block + row, pivot]
+    _solve(
+        np.int64(scratch.ctypes.data),
+        np.int64(triangle.ctypes.data),
+        triangle.shape[1] * _BYTES,
+        n_done,
+    )
+    product(
+        start + block * stride,
+        stride,
+        columns,
+        np.int64(scratch.ctypes.data),
+        np.int64(at_rows.ctypes.data) + done * _BYTES,
+        n_done,
+        True,
+    )
+    for i in range(n_done):
+        for row in range(ROWS):
+            # What rounding has left there.
+            frame[block + row, pivots[done + i]] = 0.0
+
+
+@compiled(forceinline=True)
+def _note_triangle(frame, first, n, pivots, triangle):  # type: ignore[no-untyped-def]
+    for j in range(n):
+        for i in range(j + 1, n):
+            triangle[j, i] = frame[first + j, pivots[first + i]]
 
 
 @compiled(forceinline=True)
@@ -176,41 +203,59 @@ def _step(  # type: ignore[no-untyped-def]
     frame, n_vectors, triangular, jacobian_t, order, work, sums, growth, lift
 ):
     """F <- P L of J F for one system; ``order`` becomes the pivots."""
-    size = jacobian_t.shape[0]
+    size, height = jacobian_t.shape[0], frame.shape[0]
     columns = (0, -(-size // LANES) * LANES)
-    packed, pivots, sizes, at_jacobian, at_rows = work
+    packed, scratch, triangles, triangle, pivots, sizes, at_jacobian, at_rows = work
     start, stride = np.int64(frame.ctypes.data), frame.shape[1] * _BYTES
     for i in range(size):
         at_jacobian[i] = np.int64(jacobian_t.ctypes.data) + order[i] * stride
-    for block in range(0, frame.shape[0], ROWS):
-        first = min(block, size) if triangular else 0
-        for i in range(first, size):
-            for row in range(ROWS):
-                packed[i - first, row] = frame[block + row, order[i]]
-        product(
-            start + block * stride,
-            stride,
-            columns,
-            np.int64(packed.ctypes.data),
-            np.int64(at_jacobian.ctypes.data) + first * _BYTES,
-            size - first,
-            False,
-        )
-        _eliminate(frame, columns, block, pivots, at_rows, packed)
-        _renormalize_block(
-            frame,
-            columns,
-            block,
-            n_vectors,
-            size,
-            pivots,
-            False,
-            at_rows,
-            packed,
-            sizes,
-            sums,
-            lift,
-        )
+    at_scalars, at_first = np.int64(packed.ctypes.data), np.int64(at_jacobian.ctypes.data)
+    for top in range(0, height, _TALL):
+        bottom = min(top + _TALL, height)
+        for block in range(top, bottom, ROWS):
+            first = min(block, size) if triangular else 0
+            place = (block - top) // ROWS
+            for i in range(first, size):
+                for row in range(ROWS):
+                    packed[place, i - first, row] = frame[block + row, order[i]]
+        for column in range(0, columns[1], _WIDE):
+            part = (column, min(column + _WIDE, columns[1]))
+            for block in range(top, bottom, ROWS):
+                first = min(block, size) if triangular else 0
+                product(
+                    start + block * stride,
+                    stride,
+                    part,
+                    at_scalars + (block - top) * size * _BYTES,
+                    at_first + first * _BYTES,
+                    size - first,
+                    False,
+                )
+        for done in range(0, top, _TALL):
+            of_done = triangles[done // _TALL]
+            for block in range(top, bottom, ROWS):
+                _take_out(frame, columns, done, _TALL, block, pivots, of_done, at_rows, scratch)
+        for block in range(top, bottom, ROWS):
+            if block > top:
+                n_done = block - top
+                _note_triangle(frame, top, n_done, pivots, triangle)
+                _take_out(frame, columns, top, n_done, block, pivots, triangle, at_rows, scratch)
+            _renormalize_block(
+                frame,
+                columns,
+                block,
+                n_vectors,
+                size,
+                pivots,
+                False,
+                at_rows,
+                scratch,
+                sizes,
+                sums,
+                lift,
+            )
+        if bottom < height:
+            _note_triangle(frame, top, _TALL, pivots, triangles[top // _TALL])
     _grow(sums, growth, sizes, n_vectors)
     _complete(pivots, n_vectors, order)
 
@@ -234,9 +279,13 @@ def _complete(pivots, n_vectors, order):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _work(n_vectors, size):  # type: ignore[no-untyped-def]
-    """Memory of `_step`: scalars of a product, pivots, addresses of the rows of J and of F."""
+    """Memory of `_step`: scalars of a product and of an elimination, what vectors have in each
+    other's pivots, pivots, their sizes, addresses of the rows of J and of F."""
     return (
-        np.empty((max(size, ROWS), ROWS)),
+        np.empty((_TALL // ROWS, size, ROWS)),
+        np.empty((_TALL, ROWS)),
+        np.empty((n_vectors // _TALL + 1, _TALL, _TALL)),
+        np.empty((_TALL, _TALL)),
         np.zeros(n_vectors + ROWS, np.int64),
         np.empty(n_vectors),
         np.empty(size, np.int64),
@@ -333,9 +382,9 @@ def carry(  # type: ignore[no-untyped-def]
     per_model = n_systems // len(gates_t)
     width = frames.shape[2]
     n_stages = 2 if kind == STAGED else 1
-    jacobian_t = np.zeros((size, width))
+    jacobian_t = zeros(size, width)
     work = _work(n_vectors, size)
-    at_rows = work[4]
+    at_rows = work[7]
     lift = np.zeros(size if kind == STAGED else 0)
     growth = np.ones(n_vectors)
     for s in range(systems[0], systems[1]):
@@ -358,49 +407,77 @@ def carry(  # type: ignore[no-untyped-def]
 def add_log_volumes(frames, systems, n_vectors, size, out):  # type: ignore[no-untyped-def]
     """Add ln|diag R| of some frames to ``out (S, k)``: half of ln diag D of F Fᵀ = L D Lᵀ."""
     padded = -(-n_vectors // LANES) * LANES
-    gram = np.zeros((frames.shape[1], padded))
-    transposed = np.zeros((size, padded))
-    packed, pivots, sizes, at_transposed, at_rows = _work(n_vectors, size)
-    packed = np.zeros((max(size, n_vectors) + ROWS, ROWS))
+    height = frames.shape[1]
+    # Rows whose starts lie a power of two apart push each other out of the caches.
+    width = padded + LANES
+    gram, transposed = zeros(height, width), zeros(size, width)
+    scratch, pivots, sizes = np.empty((ROWS, ROWS)), np.zeros(height, np.int64), np.ones(height)
+    packed = np.zeros((_TALL // ROWS, max(size, height), ROWS))
+    at_transposed, at_rows = np.empty(size, np.int64), np.empty(height, np.int64)
     nothing = np.empty(0)
-    start, stride = np.int64(gram.ctypes.data), padded * _BYTES
-    scalars = np.int64(packed.ctypes.data)
+    start, stride = np.int64(gram.ctypes.data), width * _BYTES
+    scalars, gap = np.int64(packed.ctypes.data), packed.shape[1] * ROWS * _BYTES
     for i in range(size):
         at_transposed[i] = np.int64(transposed.ctypes.data) + i * stride
-    for row in range(len(gram)):
+    for row in range(height):
         at_rows[row] = start + row * stride
+    at_all, at_done = np.int64(at_transposed.ctypes.data), np.int64(at_rows.ctypes.data)
     for s in range(systems[0], systems[1]):
         for first in range(0, size, ROWS):
             for a in range(n_vectors):
                 for i in range(first, min(first + ROWS, size)):
                     transposed[i, a] = frames[s, a, i]
-        for block in range(0, len(gram), ROWS):
-            columns = (block, padded)
-            for i in range(size):
-                for row in range(ROWS):
-                    packed[i, row] = frames[s, block + row, i]
-            at_block = start + block * stride
-            at = np.int64(at_transposed.ctypes.data)
-            product(at_block, stride, columns, scalars, at, size, False)
-            # By symmetry, what is to be taken out stands in the rows that are done.
-            for done in range(block):
-                for row in range(min(ROWS, n_vectors - block)):
-                    packed[done, row] = -sizes[done] * gram[done, block + row]
-            at = np.int64(at_rows.ctypes.data)
-            product(at_block, stride, columns, scalars, at, block, True)
-            _renormalize_block(
-                gram,
-                (0, padded),
-                block,
-                n_vectors,
-                n_vectors,
-                pivots,
-                True,
-                at_rows,
-                packed,
-                sizes,
-                nothing,
-                nothing,
-            )
+        for top in range(0, height, _TALL):
+            bottom = min(top + _TALL, height)
+            for block in range(top, bottom, ROWS):
+                for i in range(size):
+                    for row in range(ROWS):
+                        packed[(block - top) // ROWS, i, row] = frames[s, block + row, i]
+            # By symmetry, what is left of the diagonal is not needed.
+            for column in range(top, padded, _WIDE):
+                part = (column, min(column + _WIDE, padded))
+                for block in range(top, bottom, ROWS):
+                    place = start + block * stride
+                    at = scalars + (block - top) // ROWS * gap
+                    product(place, stride, part, at, at_all, size, False)
+            # Nor is it to be solved for what is taken out: that stands in the rows that are done.
+            for block in range(top, bottom, ROWS):
+                for done in range(top):
+                    for row in range(min(ROWS, n_vectors - block)):
+                        share = -sizes[done] * gram[done, block + row]
+                        packed[(block - top) // ROWS, done, row] = share
+            for column in range(top, padded, _WIDE):
+                part = (column, min(column + _WIDE, padded))
+                for block in range(top, bottom, ROWS):
+                    place = start + block * stride
+                    at = scalars + (block - top) // ROWS * gap
+                    product(place, stride, part, at, at_done, top, True)
+            for block in range(top, bottom, ROWS):
+                for done in range(top, block):
+                    for row in range(min(ROWS, n_vectors - block)):
+                        packed[0, done - top, row] = -sizes[done] * gram[done, block + row]
+                product(
+                    start + block * stride,
+                    stride,
+                    (top, padded),
+                    scalars,
+                    at_done + top * _BYTES,
+                    block - top,
+                    True,
+                )
+                _renormalize_block(
+                    gram,
+                    (0, padded),
+                    block,
+                    n_vectors,
+                    n_vectors,
+                    pivots,
+                    True,
+                    at_rows,
+                    scratch,
+                    sizes,
+                    nothing,
+                    nothing,
+                )
         for a in range(n_vectors):
             out[s, a] += 0.5 * math.log(sizes[a])

@@ -92,6 +92,44 @@ def make_tile(n_rows: int, n_vectors: int) -> Any:
     return tile
 
 
+def make_solve(n_rows: int) -> Any:
+    """A function for compiled code: X <- X (I + U)⁻¹ for R rows at once, in place.
+
+    Its arguments: where the n columns of X start, each of R numbers without gaps; where the n rows
+    of U start, whose entries right of the diagonal are read; bytes from one of them to the next; n.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def solve(typing: Any, x: Any, triangle: Any, stride: Any, n: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, triangle, stride, n = arguments
+            pieces = range(0, n_rows * _BYTES, LANES * _BYTES)
+            with cgutils.for_range(builder, n) as outer:
+                at_column = _at(builder, x, builder.mul(outer.index, _whole(n_rows * _BYTES)))
+                done = [
+                    builder.fneg(_load(builder, _at(builder, at_column, _whole(piece)), _VECTOR))
+                    for piece in pieces
+                ]
+                at_row = _at(builder, triangle, builder.mul(outer.index, stride))
+                following = builder.add(outer.index, _whole(1))
+                with cgutils.for_range_slice(builder, following, n, _whole(1)) as (i, _):
+                    share = _load(
+                        builder, _at(builder, at_row, builder.mul(i, _whole(_BYTES))), _DOUBLE
+                    )
+                    spread = _spread(builder, share)
+                    at_other = _at(builder, x, builder.mul(i, _whole(n_rows * _BYTES)))
+                    for piece, vector in zip(pieces, done, strict=True):
+                        place = _at(builder, at_other, _whole(piece))
+                        left = _fma(builder, spread, vector, _load(builder, place, _VECTOR))
+                        pointer = builder.inttoptr(place, _VECTOR.as_pointer())
+                        builder.store(left, pointer).align = _BYTES
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 4), emit
+
+    return solve
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def largest(typing: Any, start: Any, n_vectors: Any) -> Any:
     """The position of the largest absolute value of ``n_vectors`` vectors from ``start`` on."""
