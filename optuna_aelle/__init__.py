@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optuna_aelle.decisions.sampler import AeLLESampler as AeLLESampler
     from optuna_aelle.lyapunov import LyapunovSpectrum as LyapunovSpectrum
     from optuna_aelle.lyapunov import cells as cells
+    from optuna_aelle.lyapunov import from_log_rates as from_log_rates
     from optuna_aelle.lyapunov import from_step as from_step
     from optuna_aelle.lyapunov import lyapunov_spectra as lyapunov_spectra
     from optuna_aelle.lyapunov import lyapunov_spectrum as lyapunov_spectrum
@@ -54,6 +55,7 @@ _HOME = {
     "cells": "optuna_aelle.lyapunov",
     "decode_spectra": "optuna_aelle.trials.attributes",
     "encode_spectrum": "optuna_aelle.trials.attributes",
+    "from_log_rates": "optuna_aelle.lyapunov",
     "from_step": "optuna_aelle.lyapunov",
     "lyapunov_spectra": "optuna_aelle.lyapunov",
     "lyapunov_spectrum": "optuna_aelle.lyapunov",

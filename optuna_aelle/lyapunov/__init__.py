@@ -6,15 +6,21 @@ from optuna_aelle.lyapunov.engine import lyapunov_spectra
 from optuna_aelle.lyapunov.engine import lyapunov_spectrum
 from optuna_aelle.lyapunov.fingerprints import spectral_fingerprint
 from optuna_aelle.lyapunov.fingerprints import spectral_fingerprints
+from optuna_aelle.lyapunov.models import DiagonalModel
 from optuna_aelle.lyapunov.models import StepModel
+from optuna_aelle.lyapunov.models import from_log_rates
 from optuna_aelle.lyapunov.models import from_step
 from optuna_aelle.lyapunov.models import register_cell
+from optuna_aelle.lyapunov.spectrum import Computation
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
 
 __all__ = [
+    "Computation",
+    "DiagonalModel",
     "LyapunovSpectrum",
     "StepModel",
     "cells",
+    "from_log_rates",
     "from_step",
     "lyapunov_spectra",
     "lyapunov_spectrum",

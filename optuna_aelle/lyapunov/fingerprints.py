@@ -30,6 +30,7 @@ from optuna_aelle.lyapunov.inputs import check_tensor
 from optuna_aelle.lyapunov.inputs import inputs_of_each
 from optuna_aelle.lyapunov.inputs import read_inputs
 from optuna_aelle.lyapunov.maps.base import StateKind
+from optuna_aelle.lyapunov.models import DiagonalModel
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.settings import Direction
 from optuna_aelle.lyapunov.settings import Settings
@@ -175,7 +176,9 @@ def _shortened(
     part: Part, state: StateKind, doubts: dict[tuple[int, int], str]
 ) -> tuple[Sequences, int]:
     """The probe of a fingerprint, and its steps; notes in ``doubts`` what may be misread."""
-    size = _state_size(part.recurrent, state)
+    # Where nothing is carried, steps cost nothing.
+    cheap = isinstance(part.recurrent, DiagonalModel)
+    size = 1 if cheap else _state_size(part.recurrent, state)
     most_steps, most_sequences = next(probe[1:] for probe in _PROBES if size <= probe[0])
     values, lengths = read_inputs(part.recurrent, part.inputs, None, warmup=0)
     n_steps = lengths[0]

@@ -19,6 +19,8 @@ from optuna_aelle.lyapunov import cells
 from optuna_aelle.lyapunov.maps.base import Parameters
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import StateKind
+from optuna_aelle.lyapunov.maps.diagonal import DiagonalMap
+from optuna_aelle.lyapunov.maps.diagonal import LogRates
 from optuna_aelle.lyapunov.maps.lstm import LSTMMap
 from optuna_aelle.lyapunov.maps.lstm import hidden_lstm_map
 from optuna_aelle.lyapunov.maps.mixed import AntisymmetricMap
@@ -26,6 +28,7 @@ from optuna_aelle.lyapunov.maps.mixed import GRUMap
 from optuna_aelle.lyapunov.maps.mixed import LipschitzMap
 from optuna_aelle.lyapunov.maps.mixed import OrthogonalMap
 from optuna_aelle.lyapunov.maps.mixed import VanillaMap
+from optuna_aelle.lyapunov.maps.slstm import SLSTMMap
 from optuna_aelle.lyapunov.maps.staged import CoRNNMap
 from optuna_aelle.lyapunov.maps.staged import LEMMap
 from optuna_aelle.lyapunov.maps.step import StepFunction
@@ -43,8 +46,24 @@ _MAPS: dict[type[nn.Module], Callable[[Parameters], RecurrentMap]] = {
     cells.ExponentialRNN: OrthogonalMap,
     cells.LEM: LEMMap,
     cells.LipschitzRNN: LipschitzMap,
+    cells.SLSTM: SLSTMMap,
 }
-_registered: dict[type[nn.Module], Callable[[Any], StepModel]] = {}
+
+
+def _of_layer(layer: cells.DiagonalLayer) -> StepModel:
+    return from_log_rates(
+        layer.log_rates,
+        layer.n_rates,
+        n_real=layer.n_real,
+        input_size=layer.input_size,
+        batch_first=layer.batch_first,
+        by_steps=True,
+    )
+
+
+_registered: dict[type[nn.Module], Callable[[Any], StepModel]] = {
+    cells.DiagonalLayer: _of_layer,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +82,65 @@ class StepModel:
     batch_first: bool = False
     part_sizes: tuple[int, ...] = ()
     dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalModel(StepModel):
+    """A network whose J is diagonal and made of the input alone; made by `from_log_rates`.
+
+    Example:
+        >>> from_log_rates(lambda x: -x.abs(), 3, input_size=3).state_size
+        3
+    """
+
+    log_rates: LogRates | None = None
+    n_real: int = 1
+    by_steps: bool = False
+
+
+def from_log_rates(
+    log_rates: Callable[[Tensor], Tensor],
+    n_rates: int,
+    *,
+    n_real: int = 1,
+    input_size: int,
+    batch_first: bool = False,
+    by_steps: bool = False,
+) -> DiagonalModel:
+    """Make a recurrence h' = a(x) h + b(x) a model that `lyapunov_spectrum` takes.
+
+    Its Jacobian is the diagonal matrix of a, and its exponents are the averages of ln|a|: nothing
+    is carried along, whatever the size of the state.
+
+    Args:
+        log_rates: Maps inputs ``(T, B, D)`` to ln|a| ``(T, B, n)``; axes of length 1 where it is
+            the same at all steps or for all sequences. −inf is allowed.
+        n_rates: n.
+        n_real: How many real numbers of the state go on at each of these rates: 2 for complex
+            ones, the number of columns where the state is a matrix and a its row's.
+        input_size: D.
+        batch_first: Whether inputs come as ``(B, T, D)`` instead of ``(T, B, D)``.
+        by_steps: Whether the rates of a step need the input of that step alone, so that long
+            sequences may be taken in pieces.
+
+    Example:
+        >>> from optuna_aelle.lyapunov import lyapunov_spectrum
+        >>> decay = torch.tensor([0.5, 2.0]).log()
+        >>> model = from_log_rates(lambda x: decay.expand(1, 1, 2), 2, input_size=1)
+        >>> lyapunov_spectrum(model, torch.zeros(40, 1, 1)).exponents.round(4)
+        array([[ 0.6931, -0.6931]])
+    """
+    for name, number in (("n_rates", n_rates), ("n_real", n_real), ("input_size", input_size)):
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a whole number, at least 1, but got {number!r}.")
+
+    def step(x: Tensor, h: Tensor) -> Tensor:
+        raise TypeError("Expected a step function, but this model is given by its rates.")
+
+    size = n_rates * n_real
+    return DiagonalModel(
+        step, size, input_size, batch_first, (size,), None, log_rates, n_real, by_steps
+    )
 
 
 def from_step(
@@ -294,6 +372,10 @@ def build_layers(
         [4, 4]
     """
     first = recurrents[0]
+    if isinstance(first, DiagonalModel) and first.log_rates is not None:
+        n_rates, dtype = first.state_size // first.n_real, first.dtype or input_dtype
+        sizes = (n_rates, first.n_real, first.input_size)
+        return [DiagonalMap(first.log_rates, *sizes, first.by_steps, dtype, device)]
     if isinstance(first, StepModel):
         return [StepMap(first.step, first.state_size, first.dtype or input_dtype, device)]
     modules = [module for module in recurrents if isinstance(module, nn.Module)]

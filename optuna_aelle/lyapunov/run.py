@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
 
@@ -18,6 +19,8 @@ from optuna_aelle.lyapunov.carriers import Carrier
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
+from optuna_aelle.lyapunov.maps.diagonal import DiagonalCarrier
+from optuna_aelle.lyapunov.maps.diagonal import DiagonalMap
 from optuna_aelle.lyapunov.plan import Plan
 
 
@@ -38,8 +41,8 @@ class LayerRun:
         >>> from optuna_aelle.lyapunov.maps.mixed import VanillaMap
         >>> layer = VanillaMap(Parameters([torch.nn.RNN(3, 4)], torch.device("cpu"), "_l0"))
         >>> plan = Plan(0, (10, 10), frozenset({10}), "lu", None, None, sum_rule=False)
-        >>> frame = torch.eye(4).double().repeat(2, 1, 1)
-        >>> run = start_run(layer, layer.initial_state(1, 2, None), frame, plan)
+        >>> unit = lambda size, k: torch.eye(size).double().repeat(2, 1, 1)
+        >>> run = start_run(layer, layer.initial_state(1, 2, None), plan, 4, unit)
         >>> run.advance(torch.randn(10, 1, 2, 3).double()).shape, run.record[10].shape
         (torch.Size([10, 1, 2, 4]), torch.Size([2, 4]))
     """
@@ -129,13 +132,28 @@ class LayerRun:
         self.log_det = self.log_det + torch.where(measured, of_step, 0.0).sum(dim=0)
 
 
-def start_run(layer: RecurrentMap, state: State, frame: Tensor, plan: Plan) -> LayerRun:
-    """A run from ``state`` with a frame ``(S, k, N)``, in compiled code where that is faster.
+def start_run(
+    layer: RecurrentMap,
+    state: State,
+    plan: Plan,
+    k: int,
+    frame: Callable[[int, int], Tensor],
+) -> LayerRun:
+    """A run from ``state``, in compiled code where that is faster.
+
+    Args:
+        layer: Whose Jacobians.
+        state: Of all its systems.
+        plan: How it goes.
+        k: Exponents that are wanted of all layers together.
+        frame: From N and the vectors that are wanted of this layer, its frame ``(S, ·, N)``.
 
     Example:
         See `LayerRun`.
     """
-    carrier: Carrier | None = compiled.carrier_for(layer, state, frame, plan)
-    if carrier is None:
-        carrier = AdaptiveCarrier(layer, state, frame, plan)
-    return LayerRun(layer, state, carrier, plan)
+    if isinstance(layer, DiagonalMap):
+        return LayerRun(layer, state, DiagonalCarrier(layer, len(plan.ends)), plan)
+    size = layer.state_size
+    first = frame(size, min(k, size)).to(layer.device)
+    carrier: Carrier | None = compiled.carrier_for(layer, state, first, plan)
+    return LayerRun(layer, state, carrier or AdaptiveCarrier(layer, state, first, plan), plan)

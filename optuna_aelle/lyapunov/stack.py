@@ -7,6 +7,7 @@ layers' spectra, each along the input that the layer below feeds it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ from optuna_aelle.lyapunov.inputs import split_state
 from optuna_aelle.lyapunov.lapack import single_threaded
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
+from optuna_aelle.lyapunov.maps.diagonal import DiagonalMap
 from optuna_aelle.lyapunov.maps.step import coupled
 from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import build_layers
@@ -212,13 +214,14 @@ def run_stack(
         frame_dtype=None if settings.dtype == "auto" else settings.dtype,
         sum_rule=k == total,
     )
-    runs = [
-        start_run(
-            layer,
-            layer.initial_state(n_models, batch, start),
-            _initial_frame(n_models * batch, min(k, layer.state_size), layer, generator),
-            plan,
+
+    def frame(size: int, wanted: int) -> Tensor:
+        return (
+            _initial_frame(size, wanted, generator).expand(n_models * batch, -1, -1).contiguous()
         )
+
+    runs = [
+        start_run(layer, layer.initial_state(n_models, batch, start), plan, k, frame)
         for layer, start in zip(stack.layers, stack.starts, strict=True)
     ]
     if stack.backward:
@@ -286,6 +289,8 @@ def _advance(
 
 def _chunk_steps(stack: Stack, n_systems: int, settings: Settings) -> int:
     """Steps at a time: a power of two, so that chunks end where `_LOOK` would."""
+    if any(isinstance(layer, DiagonalMap) and not layer.by_steps for layer in stack.layers):
+        return sys.maxsize
     widest = 4 * n_systems * max(layer.state_size for layer in stack.layers)
     fitting = max(_CHUNK_NUMBERS // widest, 8)
     most = _CHUNK if settings.target_stderr is None else _LOOK
@@ -329,7 +334,8 @@ def _collect(
     ends = np.array(lengths)
     means = np.concatenate([_means(record, ends, settings.warmup) for record in records], axis=1)
     # Every layer contributes its leading columns; the k largest of them all, by their mean.
-    order = np.argsort(-means.mean(axis=0), kind="stable")[:k] if len(runs) > 1 else slice(None)
+    several = len(runs) > 1 or means.shape[1] > k
+    order = np.argsort(-means.mean(axis=0), kind="stable")[:k] if several else slice(None)
     trace = [
         np.concatenate(
             [_means(record, np.minimum(ends, t), settings.warmup) for record in records], axis=1
@@ -369,22 +375,16 @@ def _means(record: dict[int, FloatArray], ends: Any, warmup: int) -> FloatArray:
     return np.stack(rows)
 
 
-def _initial_frame(
-    n_systems: int, k: int, layer: RecurrentMap, generator: torch.Generator | None
-) -> Tensor:
-    """Random orthonormal tangent vectors ``(S, k, N)`` float64, the same for every system."""
-    size = layer.state_size
-    frame = _fixed_frame(size, k) if generator is None else _random_frame(size, k, generator)
-    return frame.to(layer.device).expand(n_systems, -1, -1).contiguous()
+def _initial_frame(size: int, k: int, generator: torch.Generator | None) -> Tensor:
+    """Random orthonormal tangent vectors ``(k, N)`` float64."""
+    if generator is None:
+        return _fixed_frame(size, k)
+    noise = torch.randn(size, k, generator=generator, dtype=torch.float64, device=generator.device)
+    frame: Tensor = torch.linalg.qr(noise).Q.mT
+    return frame
 
 
 # A network is asked for again and again while it trains, and others of its size are.
 @lru_cache(maxsize=8)
 def _fixed_frame(size: int, k: int) -> Tensor:
-    return _random_frame(size, k, torch.Generator().manual_seed(_FRAME_SEED))
-
-
-def _random_frame(size: int, k: int, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(size, k, generator=generator, dtype=torch.float64, device=generator.device)
-    frame: Tensor = torch.linalg.qr(noise).Q.mT
-    return frame
+    return _initial_frame(size, k, torch.Generator().manual_seed(_FRAME_SEED))

@@ -95,8 +95,8 @@ def make_tile(n_rows: int, n_vectors: int) -> Any:
 def make_solve(n_rows: int) -> Any:
     """A function for compiled code: X <- X (I + U)⁻¹ for R rows at once, in place.
 
-    Its arguments: where the n columns of X start, each of R numbers without gaps; where the n rows
-    of U start, whose entries right of the diagonal are read; bytes from one of them to the next; n.
+    Its arguments: where the n columns of X start, each of R numbers without gaps; where the n
+    rows of U start, whose entries right of the diagonal are read; bytes from one to the next; n.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
