@@ -22,8 +22,11 @@ from optuna_aelle.lyapunov.maps.base import StagedTangent
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.plan import Plan
+from optuna_aelle.lyapunov.renormalization import log_volume
 from optuna_aelle.lyapunov.spectrum import Computation
 
+# At this one, eight digits of a volume are left.
+_MAX_DEPENDENCE = 1e8
 _KINDS = {"mixed": functions.MIXED, "lstm": functions.LSTM}
 # Rows whose starts lie a multiple of this apart push each other out of the first cache.
 _CROWDED = 256
@@ -127,14 +130,19 @@ class CompiledCarrier(Carrier):
         if there is not here:
             frames = self._padded(there)
         volumes = torch.zeros_like(self.sums)
+        errors: list[float] = []
 
         def of(first: int, last: int) -> None:
-            functions.add_log_volumes(
-                frames.numpy(), (first, last), self._k, self._size, volumes.numpy()
+            bounds = (first, last)
+            errors.append(
+                functions.add_log_volumes(
+                    frames.numpy(), bounds, self._k, self._size, volumes.numpy()
+                )
             )
 
         self._in_threads(of, self._k**2 * self._size)
-        return volumes
+        # Vectors that are nearly dependent have lost their digits in their products.
+        return volumes if max(errors) <= _MAX_DEPENDENCE else log_volume(there)
 
     def _in_threads(self, run: Callable[[int, int], None], cost: int) -> None:
         """All systems, spread over as many threads as PyTorch has if that pays."""

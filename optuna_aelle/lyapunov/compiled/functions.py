@@ -1,10 +1,10 @@
 """What other modules call of the compiled code."""
 
-from optuna_aelle.lyapunov.compiled.kernels import DENSE
-from optuna_aelle.lyapunov.compiled.kernels import LSTM
-from optuna_aelle.lyapunov.compiled.kernels import MIXED
-from optuna_aelle.lyapunov.compiled.kernels import ROWS
-from optuna_aelle.lyapunov.compiled.kernels import STAGED
+from optuna_aelle.lyapunov.compiled.basics import ROWS
+from optuna_aelle.lyapunov.compiled.jacobians import DENSE
+from optuna_aelle.lyapunov.compiled.jacobians import LSTM
+from optuna_aelle.lyapunov.compiled.jacobians import MIXED
+from optuna_aelle.lyapunov.compiled.jacobians import STAGED
 from optuna_aelle.lyapunov.compiled.kernels import add_log_volumes
 from optuna_aelle.lyapunov.compiled.kernels import carry
 from optuna_aelle.lyapunov.compiled.states import run_gru

@@ -10,9 +10,10 @@ import math
 
 import numpy as np
 
-from optuna_aelle.lyapunov.compiled.kernels import ROWS
-from optuna_aelle.lyapunov.compiled.kernels import compiled
-from optuna_aelle.lyapunov.compiled.kernels import product
+from optuna_aelle.lyapunov.compiled.basics import INNER
+from optuna_aelle.lyapunov.compiled.basics import ROWS
+from optuna_aelle.lyapunov.compiled.basics import compiled
+from optuna_aelle.lyapunov.compiled.basics import product
 from optuna_aelle.lyapunov.compiled.tiles import bits_of
 from optuna_aelle.lyapunov.compiled.tiles import from_bits
 
@@ -29,7 +30,7 @@ _TO_WHOLE = 6755399441055744.0
 _LEAST_EXPONENT = -708.0
 
 
-@compiled(forceinline=True)
+@compiled(**INNER)
 def _expm1(x):  # type: ignore[no-untyped-def]
     """e^x − 1 and e^x for x <= 0, without branches, so that loops over it become vector code."""
     x = max(x, _LEAST_EXPONENT)
@@ -54,7 +55,7 @@ def _expm1(x):  # type: ignore[no-untyped-def]
     return scale * p + (scale - 1.0), scale * p + scale
 
 
-@compiled(forceinline=True)
+@compiled(**INNER)
 def _tanh(y):  # type: ignore[no-untyped-def]
     """tanh y and its derivative."""
     less, decay = _expm1(-2.0 * abs(y))
@@ -62,7 +63,7 @@ def _tanh(y):  # type: ignore[no-untyped-def]
     return math.copysign(less / both, y), 4.0 * decay / (both * both)
 
 
-@compiled(forceinline=True)
+@compiled(**INNER)
 def _sigmoid(y):  # type: ignore[no-untyped-def]
     """σ(y) and its derivative."""
     _, decay = _expm1(-abs(y))
@@ -116,7 +117,7 @@ def _recurrent(h, weight_t, out, scratch, at_weight):  # type: ignore[no-untyped
                 out[first + row, j] = rows[row, j]
 
 
-@compiled(forceinline=True)
+@compiled(**INNER)
 def _scratch(size, width):  # type: ignore[no-untyped-def]
     return (np.zeros((size, ROWS)), np.empty((ROWS, width))), np.empty(size, np.int64)
 
