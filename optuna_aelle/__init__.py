@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from optuna_aelle.lyapunov import cells as cells
     from optuna_aelle.lyapunov import from_log_rates as from_log_rates
     from optuna_aelle.lyapunov import from_step as from_step
+    from optuna_aelle.lyapunov import layers_of as layers_of
     from optuna_aelle.lyapunov import lyapunov_spectra as lyapunov_spectra
     from optuna_aelle.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from optuna_aelle.lyapunov import register_cell as register_cell
+    from optuna_aelle.lyapunov import register_layers as register_layers
     from optuna_aelle.lyapunov import spectral_fingerprint as spectral_fingerprint
     from optuna_aelle.lyapunov import spectral_fingerprints as spectral_fingerprints
     from optuna_aelle.lyapunov import systems as systems
@@ -57,9 +59,11 @@ _HOME = {
     "encode_spectrum": "optuna_aelle.trials.attributes",
     "from_log_rates": "optuna_aelle.lyapunov",
     "from_step": "optuna_aelle.lyapunov",
+    "layers_of": "optuna_aelle.lyapunov",
     "lyapunov_spectra": "optuna_aelle.lyapunov",
     "lyapunov_spectrum": "optuna_aelle.lyapunov",
     "register_cell": "optuna_aelle.lyapunov",
+    "register_layers": "optuna_aelle.lyapunov",
     "race": "optuna_aelle.backtest.race",
     "replay": "optuna_aelle.backtest.replay",
     "report_network": "optuna_aelle.trials.reporting",

@@ -1,11 +1,7 @@
-"""What the recurrent parts of a whole model read when the model is given its inputs.
+"""Running a whole model to see what its recurrent parts are called with.
 
-A model embeds tokens, convolves, concatenates; its recurrent parts run along what comes out. So
-the model is run once, and what each of its outermost recurrent parts is called with is noted. The
-model is left as it was: modes, buffers, attributes, hooks; what its own lists and dicts gain stays
-in them. So is the random state, but for networks that train in several threads at once.
-
-Notation as in `engine`: T steps, B sequences, D inputs.
+The model is left as it was: modes, buffers, attributes, hooks; what its own lists and dicts gain
+stays in them. So is the random state, but for networks that train in several threads at once.
 """
 
 from __future__ import annotations
@@ -14,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from contextlib import nullcontext
@@ -25,192 +22,133 @@ import torch
 from torch import Tensor
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 
 from optuna_aelle.lyapunov.inputs import Inputs
 from optuna_aelle.lyapunov.inputs import batch_axis
-from optuna_aelle.lyapunov.inputs import check_tensor
-from optuna_aelle.lyapunov.models import StepModel
-from optuna_aelle.lyapunov.models import check_parameters
-from optuna_aelle.lyapunov.models import find_recurrent
-from optuna_aelle.lyapunov.models import known_type
-from optuna_aelle.lyapunov.models import outermost
 
 T = TypeVar("T")
 
 
-class Part(NamedTuple):
-    """A recurrent network and what it reads.
+class Call(NamedTuple):
+    """What a part was called with.
 
     Attributes:
-        name: Within the model; ``""`` for the model itself.
-        recurrent: The network.
-        inputs: As the network itself takes them.
-        by_steps: Whether it was called step by step, so that ``inputs`` have one possible reading.
+        inputs: A copy.
+        continues: Whether it was given a state, too.
+        feeds_back: Whether its inputs depend on what its last call has returned.
 
     Example:
-        >>> Part("encoder", nn.GRU(3, 4), torch.zeros(40, 2, 3)).by_steps
+        >>> Call(torch.zeros(2, 3), continues=False).feeds_back
         False
     """
 
-    name: str
-    recurrent: nn.Module | StepModel
-    inputs: Inputs
-    by_steps: bool = False
-
-
-class _Call(NamedTuple):
     inputs: Inputs
     continues: bool
+    feeds_back: bool = False
 
 
-def parts_of(model: object, inputs: Inputs) -> list[Part]:
-    """The recurrent parts of ``model``, each with what it reads as the model runs on ``inputs``.
-
-    Args:
-        model: A recurrent module or a `StepModel`, which reads ``inputs`` itself, or a module that
-            holds some. A cell that is called step by step reads all these steps; so does a module
-            that is called with one step and its last state each time. Of several other calls the
-            first one counts. Parts that are not called are left out.
-        inputs: What the model takes. If it cannot be run on them, but holds exactly one recurrent
-            part whose inputs they can be, they are taken for those.
-
-    Raises:
-        TypeError: ``model`` is neither a module nor a `StepModel`, or ``inputs`` are no tensor.
-        ValueError: There is no recurrent part; the model cannot be run, and ``inputs`` are not
-            those of its only part either; weights or what a part reads are not finite.
+def run_noting(
+    model: nn.Module, found: Mapping[str, nn.Module], inputs: Inputs
+) -> dict[str, list[Call]]:
+    """What each of the modules in ``found`` is called with as ``model`` runs on ``inputs``.
 
     Example:
-        >>> model = nn.Sequential(nn.Embedding(10, 3), nn.GRU(3, 8, batch_first=True))
-        >>> (part,) = parts_of(model, torch.randint(10, (4, 20)))
-        >>> part.name, part.inputs.shape
-        ('1', torch.Size([4, 20, 3]))
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4))
+        >>> len(run_noting(model, {"1": model[1]}, torch.zeros(20, 1, 2))["1"])
+        1
     """
-    if not isinstance(model, nn.Module) or known_type(model) is not None:
-        return [Part("", find_recurrent(model), inputs)]
-    check_tensor(inputs)
-    found = outermost(model)
-    if not found:
-        # Says what it expected instead.
-        find_recurrent(model)
-    try:
-        calls = _run(model, found, inputs)
-    except Exception as error:  # whatever the model's own forward may raise
-        return [_fed_directly(model, found, inputs, error)]
-    called = {name: of_part for name, of_part in calls.items() if of_part}
-    if not called:
-        silent = RuntimeError("it ran, but called none of its recurrent parts")
-        return [_fed_directly(model, found, inputs, silent)]
-    parts = [_part(name, found[name], of_part) for name, of_part in called.items()]
-    for part in parts:
-        if not bool(torch.isfinite(_data(part.inputs)).all()) and bool(
-            torch.isfinite(_data(inputs)).all()
-        ):
-            check_parameters(model)
-            raise ValueError(
-                f"Expected the model to feed finite numbers to '{part.name}', got NaN or infinite "
-                "ones although inputs and weights are finite. Check what comes before it."
-            )
-    return parts
+    calls: dict[str, list[Call]] = {name: [] for name in found}
+    feedback = _Feedback()
 
-
-def _part(name: str, module: nn.Module, calls: list[_Call]) -> Part:
-    """``module`` with its calls as one sequence."""
-    recurrent = find_recurrent(module)
-    first = calls[0].inputs
-    if isinstance(first, PackedSequence):
-        return Part(name, recurrent, first)
-    alike = [
-        call.inputs
-        for call in calls
-        if isinstance(call.inputs, Tensor) and call.inputs.shape == first.shape
-    ]
-    own_cell = isinstance(recurrent, StepModel) and first.dim() < 3 and len(alike) > 1
-    if isinstance(module, nn.RNNCellBase) or own_cell:
-        steps = torch.stack(alike)
-        if steps.dim() == 3 and batch_axis(recurrent) == 0:
-            steps = steps.transpose(0, 1)
-        return Part(name, recurrent, steps, by_steps=True)
-    time_axis = 1 - batch_axis(recurrent)
-    one_step = first.dim() == 3 and first.shape[time_axis] == 1
-    if one_step and len(alike) > 1 and all(call.continues for call in calls[1:]):
-        return Part(name, recurrent, torch.cat(alike, dim=time_axis), by_steps=True)
-    return Part(name, recurrent, first)
-
-
-def _fed_directly(
-    model: nn.Module, found: Mapping[str, nn.Module], inputs: Inputs, error: Exception
-) -> Part:
-    """The only part with ``inputs`` for its own, if they can be that."""
-    failure = (
-        f"Expected inputs that {type(model).__name__} can be run on, got "
-        f"{_described(inputs)}: running it failed ({type(error).__name__}: {error})"
-    )
-    if len(found) > 1:
-        raise ValueError(
-            f"{failure}, and it holds {len(found)} recurrent parts ({', '.join(found)}), so that "
-            "they cannot be meant for the only one either. Pass what the model takes, or one of "
-            "the parts with its own inputs."
-        ) from error
-    ((name, module),) = found.items()
-    recurrent = find_recurrent(module)
-    values = _data(inputs)
-    if not values.is_floating_point() or values.shape[-1:] != (recurrent.input_size,):
-        raise ValueError(
-            f"{failure}, and its recurrent part '{name}' cannot read them itself: it takes floats "
-            f"with D = {recurrent.input_size} in the last axis. Pass what the model takes, or the "
-            "part with its own inputs."
-        ) from error
-    return Part(name, recurrent, inputs)
-
-
-def _run(
-    model: nn.Module, found: Mapping[str, nn.Module], inputs: Inputs
-) -> dict[str, list[_Call]]:
-    """What each of the modules in ``found`` is called with as ``model`` runs."""
-    calls: dict[str, list[_Call]] = {name: [] for name in found}
-
-    def noting(of_part: list[_Call]) -> Any:
+    def noting(name: str) -> Any:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = [*args, *(kwargs.get(name) for name in ("input", "inputs")), *kwargs.values()]
+            given = [*args, *(kwargs.get(key) for key in ("input", "inputs")), *kwargs.values()]
             sequences = [x for x in given if isinstance(x, Inputs)]
             if sequences:
                 state = [*args[1:], kwargs.get("hx"), kwargs.get("state")]
                 continues = any(part is not None for part in state)
-                of_part.append(_Call(_copied(sequences[0]), continues))
+                feeds_back = feedback.reaches(name, sequences[0])
+                calls[name].append(Call(copied(sequences[0]), continues, feeds_back))
 
         return note
+
+    def following(name: str) -> Any:
+        def follow(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
+            first = calls[name][0].inputs if len(calls[name]) == 1 else None
+            one_step = isinstance(first, Tensor) and (
+                first.dim() < 3 or first.shape[1 - batch_axis(module)] == 1
+            )
+            return feedback.follow(name, outputs) if one_step else None
+
+        return follow
 
     runner = _unwrapped(model)
     parameters = list(runner.parameters())
     if any(nn.parameter.is_lazy(parameter) for parameter in parameters):
         raise RuntimeError("it has lazy parameters, which its first training batch is to shape")
-    device = parameters[0].device if parameters else _data(inputs).device
+    device = parameters[0].device if parameters else data_of(inputs).device
     dtypes = [parameter.dtype for parameter in parameters if parameter.is_floating_point()]
-    fed: Any = _copied(inputs)
+    fed: Any = copied(inputs)
     fed = fed.to(device=device)
-    if _data(inputs).is_floating_point() and dtypes:
+    if data_of(inputs).is_floating_point() and dtypes:
         fed = fed.to(dtype=dtypes[0])
     cuda = {tensor.device for tensor in parameters if tensor.is_cuda}
     with (
-        torch.no_grad(),
         torch.autocast(device.type, enabled=False),
-        _random_state_kept([place.index for place in cuda]),
         _uncompiled,
-        _as_it_was(runner),
+        evaluated(runner, [place.index for place in cuda]),
     ):
-        for module in runner.modules():
-            # Not eval(), which a class may have made its own.
-            module.training = False
         hooks = [
-            module.register_forward_pre_hook(noting(calls[name]), with_kwargs=True)
+            module.register_forward_pre_hook(noting(name), with_kwargs=True)
             for name, module in found.items()
         ]
+        hooks += [module.register_forward_hook(following(name)) for name, module in found.items()]
         try:
             runner(fed)
         finally:
             for hook in hooks:
                 hook.remove()
     return calls
+
+
+class _Feedback:
+    """Does the second step of a part read what its first one has returned?
+
+    Followed by autograd from the one to the other; gradients are on only in between.
+    """
+
+    def __init__(self) -> None:
+        self._followed: dict[str, list[Tensor]] = {}
+
+    def follow(self, name: str, outputs: Any) -> Any:
+        """The outputs of the first step, in the place of which copies are to be returned."""
+        leaves, structure = pytree.tree_flatten(outputs)
+        followed = [
+            leaf.detach().requires_grad_()
+            if isinstance(leaf, Tensor) and leaf.is_floating_point()
+            else leaf
+            for leaf in leaves
+        ]
+        self._followed[name] = [x for x in followed if isinstance(x, Tensor) and x.requires_grad]
+        torch.set_grad_enabled(True)
+        copies = [x.clone() if isinstance(x, Tensor) else x for x in followed]
+        return pytree.tree_unflatten(copies, structure)
+
+    def reaches(self, name: str, inputs: Inputs) -> bool:
+        """Whether ``inputs``, of the second step, depend on what is followed."""
+        followed = self._followed.pop(name, [])
+        values = data_of(inputs)
+        found = False
+        if followed and values.requires_grad:
+            # Anomalies of the model's own backward pass are no concern here.
+            slopes = torch.autograd.grad(
+                values.sum(), followed, retain_graph=True, allow_unused=True
+            )
+            found = any(slope is not None and bool(slope.any()) for slope in slopes)
+        if not self._followed:
+            torch.set_grad_enabled(False)
+        return found
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -266,6 +204,27 @@ _uncompiled = _Uncompiled()
 
 
 @contextmanager
+def evaluated(model: nn.Module, devices: Sequence[int] = ()) -> Iterator[None]:
+    """``model`` in evaluation mode without gradients, and afterwards as it was.
+
+    Args:
+        model: The model.
+        devices: CUDA devices whose random state is to be kept.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluated(model):
+        ...     print(model.training)
+        False
+    """
+    with torch.no_grad(), _random_state_kept(list(devices)), _as_it_was(model):
+        for module in model.modules():
+            # Not eval(), which a class may have made its own.
+            module.training = False
+        yield
+
+
+@contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Give every module back the attributes, parameters, submodules and buffers that it had."""
     modules = list(model.modules())
@@ -301,18 +260,23 @@ def _restore(table: dict[str, T], saved: Mapping[str, T]) -> None:
             table[name] = value
 
 
-def _copied(inputs: Inputs) -> Inputs:
-    """A copy that the model's own in-place operations do not reach."""
+def copied(inputs: Inputs) -> Inputs:
+    """A copy that the model's own in-place operations do not reach.
+
+    Example:
+        >>> copied(torch.zeros(2)).shape
+        torch.Size([2])
+    """
     if isinstance(inputs, PackedSequence):
         return inputs._replace(data=inputs.data.detach().clone())
     return inputs.detach().clone()
 
 
-def _data(inputs: Inputs) -> Tensor:
+def data_of(inputs: Inputs) -> Tensor:
+    """All numbers of the inputs.
+
+    Example:
+        >>> data_of(torch.zeros(2)).shape
+        torch.Size([2])
+    """
     return inputs.data if isinstance(inputs, PackedSequence) else inputs
-
-
-def _described(inputs: Inputs) -> str:
-    if isinstance(inputs, PackedSequence):
-        return f"a PackedSequence of {inputs.data.dtype} with data {tuple(inputs.data.shape)}"
-    return f"a tensor of {inputs.dtype} and shape {tuple(inputs.shape)}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from typing import Literal
 
@@ -19,16 +20,17 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from optuna_aelle.lyapunov.custom import StepModel
+from optuna_aelle.lyapunov.groups import Errors
 from optuna_aelle.lyapunov.groups import Task
 from optuna_aelle.lyapunov.groups import about
-from optuna_aelle.lyapunov.groups import run_tasks
+from optuna_aelle.lyapunov.groups import spectra_of
 from optuna_aelle.lyapunov.inputs import Inputs
 from optuna_aelle.lyapunov.inputs import check_tensor
 from optuna_aelle.lyapunov.inputs import inputs_of_each
 from optuna_aelle.lyapunov.inputs import read_inputs
 from optuna_aelle.lyapunov.maps.base import StateKind
-from optuna_aelle.lyapunov.models import StepModel
-from optuna_aelle.lyapunov.models import find_recurrent
+from optuna_aelle.lyapunov.parts import layers_of
 from optuna_aelle.lyapunov.settings import Direction
 from optuna_aelle.lyapunov.settings import Layers
 from optuna_aelle.lyapunov.settings import Method
@@ -61,12 +63,15 @@ def lyapunov_spectrum(
 
     Args:
         model: `nn.RNN`, `nn.LSTM`, `nn.GRU` (stacked or not, biased or not, with a projection or
-            not), one of their cells, a network of `optuna_aelle.lyapunov.cells`, a module that
-            holds exactly one of them (``inputs`` are then the inputs of that one), or a step
-            function through `from_step`. Dropout between layers is off.
-        inputs: ``(T, B, D)``, or ``(B, T, D)`` if the module is ``batch_first``, or ``(T, D)`` for
-            one sequence, or a `PackedSequence`. The first ``warmup`` steps settle state and frame
-            and are not averaged.
+            not), one of their cells, a network of `optuna_aelle.lyapunov.cells`, or a step
+            function through `from_step`; or a whole model that holds one or several. That is run
+            once on ``inputs``, and each recurrent part reads what the model feeds it
+            (`layers_of`); the spectrum of several is the union of their exponents, which is exact
+            where none feeds an earlier one back. Dropout is off.
+        inputs: What ``model`` takes: ``(T, B, D)``, or ``(B, T, D)`` if the module is
+            ``batch_first``, or ``(T, D)`` for one sequence, or a `PackedSequence`; for a whole
+            model perhaps tokens. The first ``warmup`` steps settle state and frame and are not
+            averaged.
         k: The number of exponents; None for all (the sum of all layers' state sizes).
         warmup: Steps before the average starts.
         state: For an LSTM, ``"full"`` is the true map of (h, c), ``"hidden"`` the paper's ∂h/∂h
@@ -119,6 +124,7 @@ def lyapunov_spectrum(
         window=window,
         generator=generator,
     )
+    assert isinstance(spectrum, LyapunovSpectrum)
     return spectrum
 
 
@@ -139,16 +145,20 @@ def lyapunov_spectra(
     target_stderr: float | None = None,
     window: int | None = None,
     generator: torch.Generator | None = None,
-) -> list[LyapunovSpectrum]:
+    errors: Errors = "raise",
+) -> list[Any]:
     """Compute the spectra of many networks; those of equal type and size run side by side.
 
     Returns:
-        One `LyapunovSpectrum` for each model, in their order.
+        One `LyapunovSpectrum` for each model, in their order; with ``errors="return"`` the error
+        of a model that has none.
 
     Args:
         models: As ``model`` of `lyapunov_spectrum`, of any types and sizes.
         inputs: For all models, or a list with those of each.
         k: This and all else as in `lyapunov_spectrum`.
+        errors: ``"raise"`` the first error, or ``"return"`` each in the place of its model's
+            spectrum, so that the others are not lost.
 
     Raises:
         ValueError: As in `lyapunov_spectrum`, with the model that it is about: ``models[2]: ...``.
@@ -171,15 +181,63 @@ def lyapunov_spectra(
         target_stderr=target_stderr,
         window=window,
     )
-    tasks = []
+    tasks: list[list[Task] | Exception] = []
     for i, (model, given) in enumerate(
         zip(models, inputs_of_each(inputs, len(models)), strict=True)
     ):
-        started = time.perf_counter()
         name = f"models[{i}]" if len(models) > 1 else ""
-        with about(name):
-            recurrent = find_recurrent(model)
-            sequences = read_inputs(recurrent, given, lengths, warmup)
+        try:
+            tasks.append(_tasks_of(model, given, name, settings, lengths, initial_state))
+        except (FloatingPointError, TypeError, ValueError) as error:
+            if errors == "raise":
+                raise
+            tasks.append(error)
+    return spectra_of(tasks, k, errors, initial_state, generator)
+
+
+def _tasks_of(
+    model: nn.Module | StepModel,
+    given: Inputs,
+    name: str,
+    settings: Settings,
+    lengths: Sequence[int] | Tensor | None,
+    initial_state: Any,
+) -> list[Task]:
+    """One for each part of one model."""
+    started = time.perf_counter()
+    with about(name):
+        parts = layers_of(model, given)
+        if len(parts) > 1:
+            _check_common(model, [part.name for part in parts], settings, lengths, initial_state)
+            settings = replace(settings, clip_k=True)
+    tasks = []
+    for part in parts:
+        of_part = f"{name}.{part.name}".strip(".") if len(parts) > 1 else name
+        with about(of_part):
+            sequences = read_inputs(part.recurrent, part.inputs, lengths, settings.warmup)
         seconds = time.perf_counter() - started
-        tasks.append(Task(recurrent, sequences, given, settings, name, seconds))
-    return run_tasks(tasks, initial_state, generator)
+        started += seconds
+        tasks.append(Task(part.recurrent, sequences, part.inputs, settings, of_part, seconds))
+    return tasks
+
+
+def _check_common(
+    model: object,
+    names: Sequence[str],
+    settings: Settings,
+    lengths: object,
+    initial_state: object,
+) -> None:
+    """Refuse what cannot be meant for several parts at once."""
+    asked = {
+        "initial_state": initial_state is not None,
+        "lengths": lengths is not None,
+        "window": settings.window is not None,
+        "target_stderr": settings.target_stderr is not None,
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise ValueError(
+                f"Expected {name}=None for {type(model).__name__}, which has {len(names)} "
+                f"recurrent parts ({', '.join(names)}). Pass one of them with its own inputs."
+            )

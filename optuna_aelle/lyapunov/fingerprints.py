@@ -14,15 +14,17 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch import nn
 
-from optuna_aelle.lyapunov.capture import Part
-from optuna_aelle.lyapunov.capture import parts_of
+from optuna_aelle.lyapunov.custom import DiagonalModel
+from optuna_aelle.lyapunov.custom import StepModel
+from optuna_aelle.lyapunov.groups import Errors
 from optuna_aelle.lyapunov.groups import Task
 from optuna_aelle.lyapunov.groups import about
-from optuna_aelle.lyapunov.groups import run_tasks
+from optuna_aelle.lyapunov.groups import spectra_of
 from optuna_aelle.lyapunov.inputs import Inputs
 from optuna_aelle.lyapunov.inputs import Sequences
 from optuna_aelle.lyapunov.inputs import batch_axis
@@ -30,12 +32,11 @@ from optuna_aelle.lyapunov.inputs import check_tensor
 from optuna_aelle.lyapunov.inputs import inputs_of_each
 from optuna_aelle.lyapunov.inputs import read_inputs
 from optuna_aelle.lyapunov.maps.base import StateKind
-from optuna_aelle.lyapunov.models import DiagonalModel
-from optuna_aelle.lyapunov.models import StepModel
+from optuna_aelle.lyapunov.parts import Part
+from optuna_aelle.lyapunov.parts import layers_of
 from optuna_aelle.lyapunov.settings import Direction
 from optuna_aelle.lyapunov.settings import Settings
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
-from optuna_aelle.lyapunov.spectrum import union
 
 # Steps and sequences, by the size N of the state up to which they hold. The cost of a step grows
 # with N³, and large networks average over their own units: along 16 steps of one sequence their
@@ -91,7 +92,9 @@ def spectral_fingerprint(
         (2, 32)
     """
     check_tensor(inputs)
-    return spectral_fingerprints([model], inputs, k, state=state, direction=direction)[0]
+    (found,) = spectral_fingerprints([model], inputs, k, state=state, direction=direction)
+    assert isinstance(found, LyapunovSpectrum)
+    return found
 
 
 def spectral_fingerprints(
@@ -101,11 +104,13 @@ def spectral_fingerprints(
     *,
     state: StateKind = "full",
     direction: Direction | None = None,
-) -> list[LyapunovSpectrum]:
+    errors: Errors = "raise",
+) -> list[Any]:
     """The fingerprints of many networks; those of equal type and size run side by side.
 
     Returns:
-        One `LyapunovSpectrum` for each model, in their order.
+        One `LyapunovSpectrum` for each model, in their order; with ``errors="return"`` the error
+        of a model that has none.
 
     Args:
         models: As ``model`` of `spectral_fingerprint`, of any types and sizes.
@@ -113,6 +118,8 @@ def spectral_fingerprints(
         k: This and all else as in `spectral_fingerprint`.
         state: As there.
         direction: As there.
+        errors: ``"raise"`` the first error, or ``"return"`` each in the place of its model's
+            spectrum, so that the others are not lost.
 
     Raises:
         TypeError: As in `spectral_fingerprint`, with the model that it is about:
@@ -126,37 +133,64 @@ def spectral_fingerprints(
         >>> [f.state_size for f in spectral_fingerprints(networks, torch.randn(4, 64, 1))]
         [8, 8, 16]
     """
-    tasks: list[Task] = []
-    n_parts: list[int] = []
-    doubts: dict[tuple[int, int], str] = {}
+    doubts: dict[object, str] = {}
+    tasks: list[list[Task] | Exception] = []
     for i, (model, given) in enumerate(
         zip(models, inputs_of_each(inputs, len(models)), strict=True)
     ):
         name = f"models[{i}]" if len(models) > 1 else ""
-        started = time.perf_counter()
-        with about(name):
-            parts = parts_of(model, given)
-        some_bidirectional = any(_is_bidirectional(part) for part in parts)
-        for part in parts:
-            of_part = f"{name}.{part.name}".strip(".") if len(parts) > 1 or name else ""
-            one_way = some_bidirectional and not _is_bidirectional(part)
-            with about(of_part):
-                sequences, n_steps = _shortened(part, state, doubts)
-            settings = Settings(
-                k=k,
-                clip_k=True,
-                warmup=n_steps // _WARMUP_SHARE,
-                state=state,
-                direction=None if one_way else direction,
-            )
-            seconds = time.perf_counter() - started
-            started += seconds
-            tasks.append(Task(part.recurrent, sequences, part.inputs, settings, of_part, seconds))
-        n_parts.append(len(parts))
+        try:
+            tasks.append(_tasks_of(model, given, name, k, state, direction, doubts))
+        except (FloatingPointError, TypeError, ValueError) as error:
+            if errors == "raise":
+                raise
+            tasks.append(error)
     for doubt in doubts.values():
         warnings.warn(doubt, UserWarning, stacklevel=_frames_of_this_package())
-    spectra = iter(run_tasks(tasks))
-    return [union([next(spectra) for _ in range(count)], k) for count in n_parts]
+    return spectra_of(tasks, k, errors)
+
+
+def _tasks_of(
+    model: nn.Module | StepModel,
+    given: Inputs,
+    name: str,
+    k: int | None,
+    state: StateKind,
+    direction: Direction | None,
+    doubts: dict[object, str],
+) -> list[Task]:
+    """A fingerprint of each part of one model; notes in ``doubts`` what may not be meant."""
+    started = time.perf_counter()
+    with about(name):
+        parts = layers_of(model, given)
+    some_bidirectional = any(_is_bidirectional(part) for part in parts)
+    tasks = []
+    for part in parts:
+        of_part = f"{name}.{part.name}".strip(".") if len(parts) > 1 or name else ""
+        one_way = some_bidirectional and not _is_bidirectional(part)
+        with about(of_part):
+            sequences, n_steps = _shortened(part, state, doubts)
+        if part.feeds_back:
+            doubts.setdefault(type(model), _fed_back(model, part))
+        settings = Settings(
+            k=k,
+            clip_k=True,
+            warmup=n_steps // _WARMUP_SHARE,
+            state=state,
+            direction=None if one_way else direction,
+        )
+        seconds = time.perf_counter() - started
+        started += seconds
+        tasks.append(Task(part.recurrent, sequences, part.inputs, settings, of_part, seconds))
+    return tasks
+
+
+def _fed_back(model: object, part: Part) -> str:
+    return (
+        f"What '{part.name}' of {type(model).__name__} reads depends on its own last output. The "
+        "spectrum is that of the part alone, without this feedback; for that of the whole, pass "
+        "from_step over one step of the model."
+    )
 
 
 def _is_bidirectional(part: Part) -> bool:
@@ -172,9 +206,7 @@ def _state_size(recurrent: nn.Module | StepModel, state: StateKind) -> int:
     return size * (2 if in_two_parts else int(getattr(recurrent, "n_parts", 1)))
 
 
-def _shortened(
-    part: Part, state: StateKind, doubts: dict[tuple[int, int], str]
-) -> tuple[Sequences, int]:
+def _shortened(part: Part, state: StateKind, doubts: dict[object, str]) -> tuple[Sequences, int]:
     """The probe of a fingerprint, and its steps; notes in ``doubts`` what may be misread."""
     # Where nothing is carried, steps cost nothing.
     cheap = isinstance(part.recurrent, DiagonalModel)

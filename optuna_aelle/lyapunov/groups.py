@@ -12,20 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
+from optuna_aelle.lyapunov.custom import StepModel
 from optuna_aelle.lyapunov.inputs import Inputs
 from optuna_aelle.lyapunov.inputs import Sequences
 from optuna_aelle.lyapunov.inputs import device_of
-from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import signature
 from optuna_aelle.lyapunov.settings import Settings
 from optuna_aelle.lyapunov.spectrum import LyapunovSpectrum
+from optuna_aelle.lyapunov.spectrum import union
 from optuna_aelle.lyapunov.stack import build_stack
 from optuna_aelle.lyapunov.stack import run_stack
 
+Errors = Literal["raise", "return"]
 # How many weights of a group run side by side: more save launches, but leave the cache.
 _MAX_PARAMETERS = {"cpu": 500_000, "cuda": 200_000_000}
 
@@ -82,30 +85,73 @@ def run_tasks(
     tasks: Sequence[Task],
     initial_state: Any = None,
     generator: torch.Generator | None = None,
-) -> list[LyapunovSpectrum]:
-    """One spectrum for each task, in their order; equal networks side by side.
+) -> list[LyapunovSpectrum | Exception]:
+    """One spectrum for each task, or its own error, in their order; equal networks side by side.
 
     Example:
         >>> from optuna_aelle.lyapunov.inputs import read_inputs
         >>> network, inputs = nn.GRU(3, 4), torch.randn(40, 2, 3)
         >>> task = Task(network, read_inputs(network, inputs, None, warmup=20), inputs, Settings())
-        >>> [spectrum.exponents.shape for spectrum in run_tasks([task, task])]
-        [(2, 4), (2, 4)]
+        >>> [type(result).__name__ for result in run_tasks([task, task])]
+        ['LyapunovSpectrum', 'LyapunovSpectrum']
     """
-    spectra: dict[int, LyapunovSpectrum] = {}
+    spectra: dict[int, LyapunovSpectrum | Exception] = {}
     for members in _equals(tasks):
         for part in _split(members, tasks[members[0]]):
             equals = [tasks[i] for i in part]
+            found: Sequence[LyapunovSpectrum | Exception]
             try:
                 with about(equals[0].name if len(equals) == 1 else ""):
                     found = _run_equals(equals, initial_state, generator)
-            except (FloatingPointError, ValueError):
-                if len(equals) == 1:
-                    raise
-                # One by one, for an error that names the network that it is about.
-                found = [run_tasks([task], initial_state, generator)[0] for task in equals]
+            except (FloatingPointError, TypeError, ValueError) as error:
+                found = [error]
+                if len(equals) > 1:
+                    # One by one: the network that it is about is named, the others are spared.
+                    found = [run_tasks([task], initial_state, generator)[0] for task in equals]
             spectra |= zip(part, found, strict=True)
     return [spectra[i] for i in range(len(tasks))]
+
+
+def spectra_of(
+    tasks: Sequence[Sequence[Task] | Exception],
+    k: int | None,
+    errors: Errors,
+    initial_state: Any = None,
+    generator: torch.Generator | None = None,
+) -> list[Any]:
+    """One spectrum for each model, the union of those of its parts.
+
+    Args:
+        tasks: Of each model, or why there are none.
+        k: How many exponents of a union.
+        errors: Whether the first error is raised, or those of all models take their places.
+        initial_state: As in `lyapunov_spectrum`.
+        generator: As there.
+
+    Example:
+        >>> spectra_of([ValueError("too short")], None, "return")
+        [ValueError('too short')]
+    """
+    if errors not in ("raise", "return"):
+        raise ValueError(f"errors must be 'raise' or 'return', but got {errors!r}.")
+    ready = [
+        task for of_model in tasks if not isinstance(of_model, Exception) for task in of_model
+    ]
+    found = iter(run_tasks(ready, initial_state, generator))
+    results: list[LyapunovSpectrum | Exception] = []
+    for of_model in tasks:
+        if isinstance(of_model, Exception):
+            results.append(of_model)
+            continue
+        parts = [next(found) for _ in of_model]
+        failed = [part for part in parts if isinstance(part, Exception)]
+        spectra = [part for part in parts if not isinstance(part, Exception)]
+        results.append(failed[0] if failed else union(spectra, k))
+    if errors == "raise":
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+    return results
 
 
 def _equals(tasks: Sequence[Task]) -> list[list[int]]:

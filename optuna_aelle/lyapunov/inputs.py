@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.nn.utils.rnn import pad_packed_sequence
 
+from optuna_aelle.lyapunov.custom import StepModel
+from optuna_aelle.lyapunov.custom import flatten_state
 from optuna_aelle.lyapunov.maps.base import State
-from optuna_aelle.lyapunov.models import StepModel
-from optuna_aelle.lyapunov.models import flatten_state
 
 Inputs = Tensor | PackedSequence
 

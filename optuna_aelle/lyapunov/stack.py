@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from optuna_aelle.lyapunov.custom import StepModel
 from optuna_aelle.lyapunov.inputs import reverse
 from optuna_aelle.lyapunov.inputs import split_state
 from optuna_aelle.lyapunov.lapack import single_threaded
@@ -25,7 +26,6 @@ from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.diagonal import DiagonalMap
 from optuna_aelle.lyapunov.maps.step import coupled
-from optuna_aelle.lyapunov.models import StepModel
 from optuna_aelle.lyapunov.models import build_layers
 from optuna_aelle.lyapunov.plan import Plan
 from optuna_aelle.lyapunov.run import LayerRun

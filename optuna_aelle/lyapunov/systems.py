@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from optuna_aelle.lyapunov.models import StepModel
-from optuna_aelle.lyapunov.models import from_step
+from optuna_aelle.lyapunov.custom import StepModel
+from optuna_aelle.lyapunov.custom import from_step
 
 # In a quarter of a second, the leading exponent of the published case comes out within 0.001.
 _HENON_ORBITS = 64

@@ -31,6 +31,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "lipschitz": cells.LipschitzRNN,
     "lem": cells.LEM,
     "lem-half": lambda d, h, **more: cells.LEM(d, h, dt=0.5, **more),
+    "slstm": cells.SLSTM,
     "exponential-modrelu": cells.ExponentialRNN,
     "exponential-tanh": lambda d, h, **more: cells.ExponentialRNN(
         d, h, nonlinearity="tanh", **more

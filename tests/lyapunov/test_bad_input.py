@@ -56,7 +56,7 @@ def test_non_finite_weights_are_named(name: str) -> None:
             nn.Sequential(nn.GRU(3, 4), nn.LSTM(4, 4)),
             torch.zeros(40, 2, 3),
             {},
-            "one recurrent module, found 2: 0, 1",
+            r"running it failed .* holds 2 recurrent parts \(0, 1\)",
         ),
         (nn.GRU(3, 4, bidirectional=True), torch.zeros(40, 2, 3), {}, "Expected a direction"),
         (nn.GRU(3, 4, 2, bidirectional=True), torch.zeros(40, 2, 3), {}, "Expected a direction"),

@@ -61,6 +61,19 @@ def lem(p: dict[str, Array], cell: Any, x: Array, y: Array, z: Array) -> tuple[A
     return (1 - r) * y + r * np.tanh(p["weight_zy"] @ z + v[3] @ x + b[3]), z
 
 
+def slstm(
+    p: dict[str, Array], cell: Any, x: Array, h: Array, content: Array, log_n: Array
+) -> tuple[Array, ...]:
+    """As it stands in the paper, in c and n."""
+    recurrent = np.concatenate([gate[0] @ h for gate in p["weight_hh"]])
+    i, f, z, o = (p["weight_ih"] @ x + recurrent + p["bias"]).reshape(4, H)
+    n = np.exp(log_n)
+    c = content * n
+    c = sigmoid(f) * c + np.exp(i) * np.tanh(z)
+    n = sigmoid(f) * n + np.exp(i)
+    return sigmoid(o) * c / n, c / n, np.log(n)
+
+
 def exponential(p: dict[str, Array], cell: Any, x: Array, h: Array) -> tuple[Array, ...]:
     upper = np.triu(p["weight_hh"], 1)
     values, vectors = np.linalg.eig(upper - upper.T)
@@ -77,6 +90,7 @@ EQUATIONS: dict[type[nn.Module], Callable[..., tuple[Array, ...]]] = {
     cells.LipschitzRNN: lipschitz,
     cells.LEM: lem,
     cells.ExponentialRNN: exponential,
+    cells.SLSTM: slstm,
 }
 
 

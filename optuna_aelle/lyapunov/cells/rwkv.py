@@ -133,7 +133,8 @@ class RWKV6(DiagonalLayer):
 
     def log_rates(self, inputs: Tensor) -> Tensor:
         moved = self.decay_out(torch.tanh(self.decay_in(inputs)))
-        return -(self.log_decay + moved).exp()
+        rates: Tensor = -(self.log_decay + moved).exp()
+        return rates
 
     def read(self, before: Tensor, states: Tensor, inputs: Tensor) -> Tensor:
         r, k, v, g = self._projected(inputs)

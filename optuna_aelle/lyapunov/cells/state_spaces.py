@@ -238,7 +238,8 @@ class S4D(DiagonalLayer):
         of_channel = states.unflatten(-1, (self.hidden_size, self.state_size))  # type: ignore[no-untyped-call]
         out = torch.complex(*self.weight_out.unbind(0))
         summed: Tensor = 2.0 * (of_channel * out).sum(dim=-1).real
-        return summed + self.weight_skip * self.mix(inputs)
+        outputs: Tensor = summed + self.weight_skip * self.mix(inputs)
+        return outputs
 
     def _settings(self) -> dict[str, object]:
         return {"state_size": self.state_size}
