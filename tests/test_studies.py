@@ -131,6 +131,8 @@ def test_every_pruner_with_every_sampler(
         ("--trials 0", "argument --trials: expected an integer of at least 1, got 0"),
         ("--storage my.db", "argument --storage: expected a storage that Optuna can open"),
         ("--storage foo://x", "argument --storage: expected a storage that Optuna can open"),
+        ("--cells gru,elman,S7", "got 'elman', 's7'"),
+        ("--cells rnn,,gru", "argument --cells: expected names among rnn, lstm, gru, mingru"),
         ("--pruner none --sampler x", "argument --sampler: invalid choice: 'x'"),
     ],
 )

@@ -66,8 +66,9 @@ def run_noting(
             given = [*args, *(kwargs.get(key) for key in ("input", "inputs")), *kwargs.values()]
             sequences = [x for x in given if isinstance(x, Inputs)]
             if sequences:
-                state = [*args[1:], kwargs.get("hx"), kwargs.get("state")]
-                continues = any(part is not None for part in state)
+                others = [x for x in (*args, *kwargs.values()) if x is not sequences[0]]
+                # A state under whatever name: a tensor, or several of them.
+                continues = any(isinstance(x, Tensor | tuple | list) for x in others)
                 feeds_back = feedback.reaches(name, sequences[0])
                 calls[name].append(Call(copied(sequences[0]), continues, feeds_back))
 

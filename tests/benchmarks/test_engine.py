@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import torch
 from torch import nn
 
 from benchmarks.engine import __main__ as engine
+from benchmarks.engine import study
 from benchmarks.engine import table
+from benchmarks.engine import timing
 from benchmarks.engine.baselines import initial_frame
 from benchmarks.engine.baselines import qr_spectrum
 from benchmarks.environment import RESULTS
+from optuna_aelle.lyapunov import cells
 from optuna_aelle.lyapunov import lyapunov_spectrum
+from optuna_aelle.lyapunov import spectral_fingerprints
 
 
 @pytest.mark.parametrize("way", ["public", "diagonal", "plain"])
@@ -84,8 +89,76 @@ def test_published_results_are_told_as_tables() -> None:
     speed = table.speed_table(data["speed"]).splitlines()
     assert speed[0].endswith("| H = 64 | H = 128 | H = 256 | H = 512 |")
     assert len(speed) == 2 + len({row["architecture"] for row in data["speed"]["rows"]})
-    assert "(≥ 22)" in speed[2]
     assert "memory, LSTM full" in table.other_table(data)
+    assert table.peers_table(data["peers"]).splitlines()[0].endswith("| H = 64 | H = 128 |")
+
+
+def test_a_cell_tells_three_ratios_and_the_other_allocator() -> None:
+    whole = {
+        "architecture": "GRU",
+        "hidden_size": 512,
+        "plain_over_ours": 4.04,
+        "public_over_ours": 23.6,
+        "general_over_ours": 1.06,
+        "other_allocator": {"public_over_ours": 12.2},
+    }
+    older = {"architecture": "GRU", "hidden_size": 64, "plain_over_ours": 3.0}
+    lines = table.speed_table({"rows": [whole, older]}).splitlines()
+    assert lines[0] == "| times faster than | H = 64 | H = 512 |"
+    assert lines[2] == "| GRU | 3× / **–** / – | 4× / **24×** (12×) / 1.1× |"
+
+
+@pytest.mark.parametrize("allocator", list(timing.ALLOCATORS))
+def test_a_process_gets_one_allocator_and_nothing_else(
+    allocator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    with timing._environment_of(allocator):
+        told = {name: value for name, value in os.environ.items() if "MALLOC_" in name}
+    assert told == timing.ALLOCATORS[allocator]
+    assert os.environ["MALLOC_ARENA_MAX"] == "1"
+
+
+def test_products_of_all_libraries_are_the_same() -> None:
+    products = timing._products(6, torch.device("cpu"))
+    assert len(products) == 4
+    for dtype in ("float32", "float64"):
+        bmm, scipy_s = (products[f"{name} {dtype}"] for name in ("torch.bmm", "SciPy's BLAS"))
+        left, right = bmm.args
+        bmm()
+        expected = bmm.keywords["out"].clone()
+        torch.testing.assert_close(expected, left @ right)
+        bmm.keywords["out"].zero_()
+        scipy_s()
+        # Matrices by columns: (A B)ᵀ = Bᵀ Aᵀ would be another product.
+        assert bmm.keywords["out"].abs().sum() > 0
+
+
+def test_one_step_at_a_time_gives_the_same_states() -> None:
+    torch.manual_seed(0)
+    for layer in (cells.S4D(3, 4, state_size=2), cells.LRU(3, 4), cells.S6(3, 4, state_size=2)):
+        read = layer.read
+        kept: list[torch.Tensor] = []
+        layer.read = lambda before, states, inputs: (
+            kept.append(states)
+            or read(  # type: ignore[method-assign]
+                before, states, inputs
+            )
+        )
+        inputs = torch.randn(30, 2, 3)
+        study._forward(layer, inputs)
+        study._forward_in_steps(layer, inputs)
+        torch.testing.assert_close(kept[1], kept[0])
+
+
+def test_candidates_are_of_all_cells_and_both_depths() -> None:
+    setting = timing.Setting(torch.device("cpu"))
+    models, counts = study._candidates(64, (16, 128), setting)
+    assert set(counts.values()) == {16}
+    shapes = [tuple(p.shape for p in model.parameters()) for model in models]
+    assert len(set(shapes)) > 55
+    found = spectral_fingerprints(models[:8], setting.inputs(64, 2))
+    assert {len(spectrum.computations) for spectrum in found} == {1, 2}
 
 
 @pytest.mark.slow
@@ -103,20 +176,31 @@ def test_quick_run_from_end_to_end(tmp_path: Path) -> None:
 
     speed = data["speed"]["rows"]
     assert {row["architecture"] for row in speed} == {"LSTM hidden", "LSTM full", "GRU", "RNN"}
-    ways = ("public", "diagonal", "plain")
-    assert all(row[f"{way}_over_ours"] > 0 for row in speed for way in ways)
-    assert all(len(row["seconds"]["ours"]) == row["rounds"] == 2 for row in speed)
-    assert all(row["gemms_per_step"] > 0 for row in data["gemm_cost"]["rows"])
+    ways = ("public", "general", "plain")
+    for found in (*speed, *(row["other_allocator"] for row in speed)):
+        assert all(found[f"{way}_over_ours"] > 0 for way in ways)
+        assert len(found["seconds"]["ours"]) == found["rounds"] == 2
+        assert set(found["steps_timed"].values()) == {40}
+    products = data["gemm_cost"]["rows"]
+    assert all(len(row["step_in"]) == 4 for row in products)
+    assert all(row["step_in_best_float64"] > 0 for row in products)
     assert all(0 < row["share_of_epoch"] < 10 for row in data["fingerprint"]["rows"])
+    assert {"MinGRU", "S6"} < {row["architecture"] for row in data["fingerprint"]["rows"]}
+    assert data["candidates"]["general_over_together"] > 0
+    assert all(row["exponents_over_forward"] > 0 for row in data["diagonal"]["rows"])
+    assert data["first_call"]["empty_cache"]["first GRU"] > 1.0
+    assert data["first_call"]["empty_cache"]["peak_mib"] > 50
     assert all(row["one_by_one_over_together"] > 0 for row in data["many_models"]["rows"])
     assert all(row["growth_mib"] >= 0 for row in data["memory"]["rows"])
-    assert set(data["methods"]["milliseconds"]) == {"auto", "lu", "cholesky"}
+    assert set(data["methods"]["milliseconds"]) == {"auto", "lu", "qr", "cholesky"}
 
     accuracy = data["accuracy"]
-    assert accuracy["finiteness"]["total"]["networks"] == 50
-    assert accuracy["finiteness"]["total"]["nan"] == 0
-    assert accuracy["finiteness"]["total"]["plus_inf"] == 0
-    assert all(row["rms"] < 1e-4 for row in accuracy["float32_frame"]["rows"])
+    total = accuracy["finiteness"]["total"]
+    assert total["networks"] == 100
+    assert total["nan"] == total["plus_inf"] == total["foreign_errors"] == 0
+    for row in accuracy["float32_frame"]["rows"]:
+        assert all(part["rms"] < 1e-4 for part in (row, row["fingerprint"]))
+        assert all(part["auto_rms"] < 1e-7 for part in (row, row["fingerprint"]))
     worst = accuracy["saturated"]["rows"][0]["max_error"]
     assert worst["ours float64"] < 1e-8
     assert float(worst["QR float64"]) > 1e-3
@@ -124,4 +208,5 @@ def test_quick_run_from_end_to_end(tmp_path: Path) -> None:
     assert max(row["residual"] for row in narrow) < 1e-8
     assert all(row["rms"] < 0.2 for row in accuracy["long_run"]["rows"])
 
+    assert "a step in matrix products, float32, torch.bmm" in table.other_table(data)
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
