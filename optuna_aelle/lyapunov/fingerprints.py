@@ -178,6 +178,7 @@ def _tasks_of(
             warmup=n_steps // _WARMUP_SHARE,
             state=state,
             direction=None if one_way else direction,
+            sum_rule=False,
         )
         seconds = time.perf_counter() - started
         started += seconds

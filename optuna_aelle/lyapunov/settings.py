@@ -20,7 +20,7 @@ Direction = Literal["forward", "backward"]
 class Settings:
     """The arguments of `lyapunov_spectrum` that are not data; described there.
 
-    With ``clip_k``, ``k`` is what is wanted at most.
+    With ``clip_k``, ``k`` is what is wanted at most; ``sum_rule`` says whether determinants are.
 
     Example:
         >>> Settings(k=8, warmup=50).method
@@ -38,6 +38,7 @@ class Settings:
     dtype: torch.dtype | Literal["auto"] = "auto"
     target_stderr: float | None = None
     window: int | None = None
+    sum_rule: bool = True
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, ("auto", *METHODS))

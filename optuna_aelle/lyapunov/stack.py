@@ -212,7 +212,7 @@ def run_stack(
         method=settings.method,
         interval=None if settings.interval == "auto" else settings.interval,
         frame_dtype=None if settings.dtype == "auto" else settings.dtype,
-        sum_rule=k == total,
+        sum_rule=settings.sum_rule and k == total,
     )
 
     def frame(size: int, wanted: int) -> Tensor:
@@ -376,12 +376,15 @@ def _means(record: dict[int, FloatArray], ends: Any, warmup: int) -> FloatArray:
 
 
 def _initial_frame(size: int, k: int, generator: torch.Generator | None) -> Tensor:
-    """Random orthonormal tangent vectors ``(k, N)`` float64."""
+    """Random tangent vectors ``(k, N)`` float64.
+
+    They span what they would span if they were orthonormal, and the volume of a frame is taken
+    off where the sums begin.
+    """
     if generator is None:
         return _fixed_frame(size, k)
     noise = torch.randn(size, k, generator=generator, dtype=torch.float64, device=generator.device)
-    frame: Tensor = torch.linalg.qr(noise).Q.mT
-    return frame
+    return noise.mT
 
 
 # A network is asked for again and again while it trains, and others of its size are.
