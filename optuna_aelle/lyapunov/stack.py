@@ -336,12 +336,15 @@ def _collect(
     # Every layer contributes its leading columns; the k largest of them all, by their mean.
     several = len(runs) > 1 or means.shape[1] > k
     order = np.argsort(-means.mean(axis=0), kind="stable")[:k] if several else slice(None)
+    *before, _ = traced
     trace = [
         np.concatenate(
             [_means(record, np.minimum(ends, t), settings.warmup) for record in records], axis=1
         )[:, order]
-        for t in traced
+        for t in before
     ]
+    # The last step is one of those that are traced.
+    trace.append(means[:, order])
     determinants = [run.log_det[systems].cpu().numpy() for run in runs if run.log_det is not None]
     windows = None
     if settings.window:

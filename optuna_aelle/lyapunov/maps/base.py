@@ -28,6 +28,8 @@ StateKind = Literal["full", "hidden"]
 State = tuple[Tensor, ...]
 
 _LN2 = math.log(2.0)
+# Some way above where numbers lose digits.
+_LEAST_NORMAL = 1e-290
 
 
 def tanh_derivative(y: Tensor) -> Tensor:
@@ -292,6 +294,31 @@ class StagedTangent(RecurrentMap):
     @abstractmethod
     def delicate_tangent(self, coefficients: State, frame: Tensor) -> tuple[Tensor, Tensor]:
         """As `tangent`, in stages: the renormalised frame and its growth ``(S, k)``."""
+
+
+def log_sizes(derivatives: Tensor) -> Tensor | None:
+    """ln|d|, or None where some are too small for it to be accurate.
+
+    Example:
+        >>> log_sizes(torch.tensor([0.5, -1.0]).double())
+        tensor([-0.6931,  0.0000], dtype=torch.float64)
+    """
+    sizes = derivatives.abs()
+    return sizes.log() if float(sizes.min()) > _LEAST_NORMAL else None
+
+
+def log_det_of(matrices: Tensor) -> Tensor:
+    """ln|det| of ``matrices (M, N, N)``, ``(M, 1)``.
+
+    Example:
+        >>> log_det_of(torch.eye(3).double()[None])
+        tensor([[0.]], dtype=torch.float64)
+    """
+    if matrices.device.type == "cpu":
+        # Of small ones, half the time that PyTorch takes.
+        return torch.from_numpy(np.atleast_1d(np.linalg.slogdet(matrices.numpy())[1]))[:, None]
+    log_det: Tensor = torch.linalg.slogdet(matrices).logabsdet
+    return log_det[:, None]
 
 
 def along_systems(tensor: Tensor) -> npt.NDArray[np.float64]:

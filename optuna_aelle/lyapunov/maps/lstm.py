@@ -27,6 +27,8 @@ from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.maps.base import along_systems
 from optuna_aelle.lyapunov.maps.base import by_weight
 from optuna_aelle.lyapunov.maps.base import linear
+from optuna_aelle.lyapunov.maps.base import log_det_of
+from optuna_aelle.lyapunov.maps.base import log_sizes
 from optuna_aelle.lyapunov.maps.base import sigmoid_derivative
 from optuna_aelle.lyapunov.maps.base import tanh_derivative
 from optuna_aelle.lyapunov.maps.mixed import mix
@@ -196,8 +198,7 @@ class LSTMMap(_LSTMMap, StagedTangent):
 
     @cached_property
     def _log_det_output(self) -> Tensor:
-        log_det: Tensor = torch.linalg.slogdet(self._gates_t[3]).logabsdet
-        return log_det[:, None]
+        return log_det_of(self._gates_t[3])
 
     def linearize(self, trajectory: Trajectory) -> State:
         if trajectory.derivatives and self.sheared:
@@ -274,6 +275,11 @@ class LSTMMap(_LSTMMap, StagedTangent):
     def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
         if not self.sheared:
             return None
+        if trajectory.derivatives:
+            *_, d_o, forget, _, _ = trajectory.derivatives
+            known = log_sizes(d_o * forget)
+            if known is not None:
+                return known.sum(dim=-1) + self._log_det_output
         log_forget = F.logsigmoid(trajectory.kept[0].chunk(4, dim=-1)[1])
         log_rows = log_forget + self._log_output(trajectory)
         return log_rows.sum(dim=-1) + self._log_det_output

@@ -25,6 +25,8 @@ from optuna_aelle.lyapunov.maps.base import Trajectory
 from optuna_aelle.lyapunov.maps.base import along_systems
 from optuna_aelle.lyapunov.maps.base import by_weight
 from optuna_aelle.lyapunov.maps.base import linear
+from optuna_aelle.lyapunov.maps.base import log_det_of
+from optuna_aelle.lyapunov.maps.base import log_sizes
 from optuna_aelle.lyapunov.maps.base import log_tanh_derivative
 from optuna_aelle.lyapunov.maps.base import sigmoid_derivative
 from optuna_aelle.lyapunov.maps.base import tanh_derivative
@@ -154,13 +156,15 @@ class VanillaMap(MixedMap):
 
     def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
         (y,) = trajectory.kept
-        log_slope = (y > 0).double().log() if self.relu else log_tanh_derivative(y)
+        known = trajectory.derivatives
+        log_slope = log_sizes(known[0]) if known else None
+        if log_slope is None:
+            log_slope = (y > 0).double().log() if self.relu else log_tanh_derivative(y)
         return log_slope.sum(dim=-1) + self._log_det_weight
 
     @cached_property
     def _log_det_weight(self) -> Tensor:
-        log_det: Tensor = torch.linalg.slogdet(self._weight_hh_t).logabsdet
-        return log_det[:, None]
+        return log_det_of(self._weight_hh_t)
 
 
 class GRUMap(MixedMap):
