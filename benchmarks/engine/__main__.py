@@ -1,16 +1,19 @@
 """What does a spectrum cost, how wrong is it, and does it ever come back as NaN?
 
 Against the operations of the public code of Vogt et al. and against plain QR
-(`benchmarks.engine.baselines`), against one matrix product and one training epoch, against a
-product of 600 digits, and against other packages where they are installed. On the CPU with one
-thread. Each section is written as soon as it is measured, with all single times; the figure is
-drawn from the file alone.
+(`benchmarks.engine.baselines`), against the same without compiled code, against one matrix product
+and one training epoch, against a product of 600 digits, and against other packages where they are
+installed. On the CPU with one thread. Each section is written as soon as it is measured, with all
+single times; the figure is drawn from the file alone.
 
-    python -m benchmarks.engine                          # everything (hours on one core)
+Half an hour on one core of a quiet machine: speed 18 minutes; peers 4; accuracy, gemm_cost and
+fingerprint 2 each; diagonal, first_call, memory and methods 1 at most; the others seconds.
+
+    python -m benchmarks.engine                          # everything
     python -m benchmarks.engine --section speed memory   # these anew, the rest of the file stays
     python -m benchmarks.engine --section speed --architecture GRU --size 64 128
     python -m benchmarks.engine --device cuda
-    python -m benchmarks.engine --quick                  # a smoke test: half a minute, tiny sizes
+    python -m benchmarks.engine --quick                  # a smoke test: a minute, tiny sizes
 """
 
 from __future__ import annotations
@@ -21,15 +24,20 @@ import math
 import os
 from collections.abc import Callable
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.engine.accuracy import accuracy
 from benchmarks.engine.figure import draw
 from benchmarks.engine.peers import peers
+from benchmarks.engine.study import candidates
+from benchmarks.engine.study import diagonal
 from benchmarks.engine.study import fingerprint
+from benchmarks.engine.study import first_call
 from benchmarks.engine.study import many_models
 from benchmarks.engine.study import memory
 from benchmarks.engine.timing import ARCHITECTURES
@@ -45,7 +53,10 @@ from studies.arguments import positive
 
 SECTIONS: dict[str, Callable[[Setting], Row]] = {
     "accuracy": accuracy,
+    "candidates": candidates,
+    "diagonal": diagonal,
     "fingerprint": fingerprint,
+    "first_call": first_call,
     "gemm_cost": gemm_cost,
     "many_models": many_models,
     "memory": memory,
@@ -53,6 +64,8 @@ SECTIONS: dict[str, Callable[[Setting], Row]] = {
     "peers": peers,
     "speed": speed,
 }
+
+_TELLING = ("MALLOC_", "MKL_", "NUMBA_NUM", "OMP_", "OPENBLAS_")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     path = options.output or _default_path(setting)
     for name in options.section:
-        section = SECTIONS[name](setting)
+        # PyTorch does not see the threads of other libraries.
+        with threadpool_limits(1):
+            section = SECTIONS[name](setting)
         merge(path, name, {"environment": _environment(setting), **section})
     draw(path, path.with_suffix(".png"))
 
@@ -104,12 +119,16 @@ def _without_infinities(value: Any) -> Any:
 
 
 def _environment(setting: Setting) -> Row:
+    found = describe_environment(setting.device)
     return {
         "command": "python -m benchmarks.engine"
         + (f" --device {setting.device}" if setting.device.type != "cpu" else "")
         + (" --quick" if setting.quick else ""),
         "torch_threads": torch.get_num_threads(),
-        **describe_environment(setting.device),
+        # What may make libraries faster or slower than they are by themselves.
+        "variables": {n: v for n, v in os.environ.items() if n.startswith(_TELLING)},
+        **found,
+        "packages": {**found["packages"], "numba": version("numba")},
     }
 
 

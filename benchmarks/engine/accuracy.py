@@ -27,16 +27,21 @@ from benchmarks.engine.networks import random_architectures
 from benchmarks.engine.networks import recurrent_weight
 from benchmarks.engine.networks import sines
 from benchmarks.engine.networks import trained
-from benchmarks.engine.timing import ARCHITECTURES
+from benchmarks.engine.timing import CARRIED
 from benchmarks.engine.timing import WARMUP
 from benchmarks.engine.timing import Row
 from benchmarks.engine.timing import Setting
+from benchmarks.engine.timing import without_compiled_code
+from optuna_aelle.lyapunov import LyapunovSpectrum
 from optuna_aelle.lyapunov import lyapunov_spectrum
+from optuna_aelle.lyapunov import spectral_fingerprint
 
 # Any; one for all, so that ours and theirs start from the same frame.
 _SEED = 7
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
-_COUNTS = ("networks", "nan", "plus_inf", "minus_inf", "state_overflowed")
+_COUNTS = ("networks", "nan", "plus_inf", "minus_inf", "state_overflowed", "foreign_errors")
+# Every so many of the random networks go without compiled code.
+_WITHOUT = 4
 
 
 def accuracy(setting: Setting) -> Row:
@@ -52,37 +57,59 @@ def accuracy(setting: Setting) -> Row:
 
 
 def float32_frame(setting: Setting) -> Row:
-    """Exponents with tangent vectors in float32 against float64, on trained networks."""
+    """What do float32 frames and the automatic settings lose, on trained networks?
+
+    Against frames in float64 that PyTorch renormalises at every step: of fingerprints, as a study
+    takes them, and of runs of 100 steps of four sequences.
+    """
     rows = []
-    for name in ("LSTM hidden", "GRU"):
-        for size in setting.sizes(64, 128):
-            network, loss = trained(setting, name, size)
-            inputs = sines(WARMUP + setting.measured_steps, 4, seed=2).to(setting.device)
-            runs = {
-                dtype: lyapunov_spectrum(
-                    network, inputs, state=ARCHITECTURES[name][1], dtype=dtype
-                ).exponents
-                for dtype in (torch.float32, torch.float64)
+    for name, size in setting.cases(CARRIED, 64, 128):
+        network, loss = trained(setting, name, size)
+        inputs = sines(WARMUP + setting.measured_steps, 4, seed=2).to(setting.device)
+        run = partial(lyapunov_spectrum, network, state=CARRIED[name][1])
+        found = spectral_fingerprint(network, inputs, state=CARRIED[name][1])
+        # A quarter of the steps of a fingerprint warm up.
+        n_steps, batch = found.n_steps * 4 // 3, len(found.exponents)
+        rows.append(
+            {
+                "architecture": name,
+                "hidden_size": size,
+                "final_loss": loss,
+                **_against_every_step(partial(run, inputs)),
+                "fingerprint": {
+                    "steps": n_steps,
+                    "sequences": batch,
+                    **_against_every_step(
+                        partial(run, inputs[:n_steps, :batch], warmup=n_steps // 4)
+                    ),
+                },
             }
-            error = runs[torch.float32] - runs[torch.float64]
-            rows.append(
-                {
-                    "architecture": name,
-                    "hidden_size": size,
-                    "final_loss": loss,
-                    "rms": _rms(error),
-                    "max": float(np.abs(error).max()),
-                }
-            )
+        )
     return {"sequences": 4, "task": "next step of a mix of sines", "rows": rows}
 
 
-def saturated(setting: Setting) -> Row:
-    """A tanh network at gain 10 against a product of 600 digits along the same trajectory.
+def _against_every_step(run: Callable[..., LyapunovSpectrum]) -> Row:
+    """Errors of float32 frames and of what is chosen, with compiled code and without."""
+    exact = without_compiled_code(run, interval=1, dtype=torch.float64).exponents
+    auto = run()
+    errors = {
+        "": run(dtype=torch.float32).exponents - exact,
+        "auto_": auto.exponents - exact,
+        "general_auto_": without_compiled_code(run).exponents - exact,
+    }
+    row: Row = {"compiled": all(how.compiled for how in auto.computations)}
+    for name, error in errors.items():
+        row |= {f"{name}rms": _rms(error), f"{name}max": float(np.abs(error).max())}
+    return row
 
-    Float64 and float32 QR get the slopes sech²(y) of that trajectory without cancellation, so that
-    their errors are those of the renormalisation alone. The engine runs along a trajectory of its
-    own, whose rounding the network amplifies. The public way computes 1 − tanh² itself.
+
+def saturated(setting: Setting) -> Row:
+    """Are small exponents of a saturated network right? Gain 10, against 600 digits.
+
+    The exact answer is a product of all Jacobians along one trajectory. Float64 and float32 QR get
+    the slopes sech²(y) of that trajectory without cancellation, so that their errors are those of
+    the renormalisation alone. The engine runs along a trajectory of its own, whose rounding the
+    network amplifies. The public way computes 1 − tanh² itself.
     """
     size, n_steps = 16, 30
     rows = []
@@ -121,7 +148,7 @@ def saturated(setting: Setting) -> Row:
 
 
 def sum_rule(setting: Setting) -> Row:
-    """|Σλ − mean ln|det J|| of the (h, c) map as the weights' range grows.
+    """Is the sum of an LSTM's exponents ln|det J|, as the weights' range grows?
 
     Where both are −inf the residual is 0 and says nothing: the sum tells.
     """
@@ -149,12 +176,17 @@ def sum_rule(setting: Setting) -> Row:
 
 
 def finiteness(setting: Setting) -> Row:
-    """NaN and +inf among the exponents of random networks with weights scaled by 0.01 to 30."""
+    """Does any network of random size, with weights scaled by 0.01 to 30, bring NaN or a crash?
+
+    One whose own state overflows is refused by a `FloatingPointError`, which is counted apart;
+    any other exception is foreign. A quarter of the networks goes without compiled code.
+    """
     rng = np.random.default_rng(_SEED)
     makers = random_architectures()
     names = list(makers)
     counts = {name: dict.fromkeys(_COUNTS, 0) for name in names}
-    for number in range(50 if setting.quick else 1000):
+    messages: dict[str, str] = {}
+    for number in tqdm(range(100 if setting.quick else 10_000), desc="finiteness", leave=False):
         name = names[number % len(names)]
         size, batch = int(rng.integers(1, 25)), int(rng.integers(1, 6))
         n_steps, n_inputs = int(rng.integers(22, 101)), int(rng.integers(1, 6))
@@ -165,24 +197,46 @@ def finiteness(setting: Setting) -> Row:
             for parameter in network.parameters():
                 parameter.mul_(gain)
         inputs = torch.randn(n_steps, batch, n_inputs).to(setting.device)
+        run: Callable[[], LyapunovSpectrum] = partial(
+            lyapunov_spectrum,
+            network,
+            inputs,
+            state="hidden" if name == "LSTM hidden" else "full",
+        )
+        if number // len(names) % _WITHOUT == 0:
+            run = partial(without_compiled_code, run)
         count = counts[name]
         count["networks"] += 1
         try:
-            exponents = lyapunov_spectrum(
-                network, inputs, state="hidden" if name == "LSTM hidden" else "full"
-            ).exponents
+            exponents = run().exponents
         except FloatingPointError:
             count["state_overflowed"] += 1
             continue
-        count["nan"] += int(np.isnan(exponents).any())
-        count["plus_inf"] += int(np.isposinf(exponents).any())
-        count["minus_inf"] += int(np.isneginf(exponents).any())
+        except Exception as error:  # what is counted
+            count["foreign_errors"] += 1
+            messages.setdefault(f"{name}: {type(error).__name__}", f"network {number}: {error}")
+            continue
+        found = {
+            "nan": np.isnan(exponents).any(),
+            "plus_inf": np.isposinf(exponents).any(),
+            "minus_inf": np.isneginf(exponents).any(),
+        }
+        for key, seen in found.items():
+            count[key] += int(seen)
+            if seen and key != "minus_inf":
+                messages.setdefault(f"{name}: {key}", f"network {number}")
     total = {key: sum(count[key] for count in counts.values()) for key in _COUNTS}
-    return {"counted": "networks", "total": total, "by_architecture": counts}
+    return {
+        "counted": "networks",
+        "without_compiled_code": f"one in {_WITHOUT}",
+        "total": total,
+        "by_architecture": counts,
+        "first_of_each_kind": messages,
+    }
 
 
 def long_run(setting: Setting) -> Row:
-    """The short run of a fingerprint against a long one, on a trained LSTM."""
+    """How far is the short run of a fingerprint from a long one, on a trained LSTM?"""
     size, long_steps = (16, 200) if setting.quick else (64, 2000)
     network, loss = trained(setting, "LSTM full", size)
     rows = []

@@ -35,7 +35,7 @@ def sines(n_steps: int, batch: int, seed: int) -> Tensor:
     return signal + 0.05 * torch.randn(signal.shape, generator=generator)
 
 
-def trained(setting: Setting, architecture: str, hidden_size: int) -> tuple[nn.RNNBase, float]:
+def trained(setting: Setting, architecture: str, hidden_size: int) -> tuple[Any, float]:
     """A network that has learnt to name the next value of `sines`, and its last loss."""
     network = setting.network(architecture, 2, hidden_size)
     head = nn.Linear(hidden_size, 2).to(setting.device)
@@ -114,4 +114,14 @@ def random_architectures() -> dict[str, Callable[[int, int], Any]]:
         "LipschitzRNN": cells.LipschitzRNN,
         "LEM": cells.LEM,
         "ExponentialRNN": cells.ExponentialRNN,
+        "MinGRU": cells.MinGRU,
+        "MinLSTM": cells.MinLSTM,
+        "LRU": cells.LRU,
+        "S4D": cells.S4D,
+        "S5": cells.S5,
+        "S6": cells.S6,
+        "MLSTM": cells.MLSTM,
+        "SLSTM": cells.SLSTM,
+        "RWKV4": cells.RWKV4,
+        "RWKV6": cells.RWKV6,
     }
