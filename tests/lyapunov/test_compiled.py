@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -302,3 +305,41 @@ def test_numba_is_loaded_with_the_first_spectrum_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.slow
+def test_narrower_vectors_give_the_same_numbers(tmp_path: Path) -> None:
+    """As on a processor without AVX-512: four numbers a vector."""
+    code = """
+        import llvmlite.binding
+        llvmlite.binding.get_host_cpu_features = lambda: {"avx2": True}
+        import torch
+        from optuna_aelle.lyapunov import lyapunov_spectrum
+        from optuna_aelle.lyapunov.compiled import general_path
+        from optuna_aelle.lyapunov.compiled.tiles import LANES
+        torch.manual_seed(0)
+        worst = 0.0
+        for network in (torch.nn.LSTM(3, 13), torch.nn.GRU(3, 37), torch.nn.RNN(3, 5)):
+            x = torch.randn(60, 3, 3)
+            for k in (None, 5):
+                ours = lyapunov_spectrum(network, x, k=k)
+                assert ours.computations[0].compiled
+                with general_path():
+                    theirs = lyapunov_spectrum(network, x, k=k, interval=1, dtype=torch.float64)
+                worst = max(worst, float(abs(ours.exponents - theirs.exponents).max()))
+        print(LANES, worst < 1e-9)
+    """
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stdout.split() == ["4", "True"]
