@@ -10,6 +10,8 @@ from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
 from optuna_aelle.cli import whole_number
+from studies.cells import CELLS
+from studies.cells import SYNONYMS
 
 
 def positive(text: str) -> int:
@@ -32,6 +34,18 @@ def n_jobs(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"expected at least 1, or -1 for one a core, got {text}"
         ) from None
+
+
+def cells(text: str) -> tuple[str, ...]:
+    """Names of recurrences, separated by commas; whatever their order, in that of `CELLS`."""
+    named = [name.strip().lower() for name in text.split(",")]
+    found = {SYNONYMS.get(name, name) for name in named}
+    unknown = ", ".join(dict.fromkeys(repr(n) for n in named if SYNONYMS.get(n, n) not in CELLS))
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"expected names among {', '.join(CELLS)}, separated by commas, got {unknown}"
+        )
+    return tuple(name for name in CELLS if name in found)
 
 
 def device(text: str) -> torch.device:

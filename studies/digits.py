@@ -1,7 +1,8 @@
-"""Search RNN, LSTM and GRU on scikit-learn's handwritten digits, read pixel by pixel.
+"""Search RNN, LSTM, GRU or others on scikit-learn's handwritten digits, read pixel by pixel.
 
 1,797 images of 8 x 8 pixels, each a sequence of 64 numbers; the network names the digit after the
-last one. Score: validation accuracy. Run ``python -m studies.digits --help``.
+last one. Score: validation accuracy. ``python -m studies.digits --cells gru,mingru,ssm`` searches
+other recurrences (`studies.cells`); ``--help`` names them all.
 """
 
 from __future__ import annotations

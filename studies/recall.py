@@ -3,7 +3,8 @@
 Each sequence opens with two numbers in [−1, 1]; then come 40 steps of noise and a cue, and the
 network must give the numbers back. Score: the share of their variance that is left unexplained
 (1 is chance, 0 is perfect). For many epochs most networks sit at 1, and their losses say nothing
-about which of them will learn. Run ``python -m studies.recall --help``.
+about which of them will learn. Run ``python -m studies.recall --help``; ``--cells`` searches other
+recurrences.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.distributions import CategoricalDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import MaxTrialsCallback
@@ -34,11 +35,14 @@ from optuna_aelle.trials.continuation import continuations
 from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.cost import trained_steps
 from studies.against import compare
+from studies.arguments import cells
 from studies.arguments import device
 from studies.arguments import n_jobs
 from studies.arguments import nonnegative
 from studies.arguments import positive
 from studies.arguments import storage_url
+from studies.cells import CELLS
+from studies.cells import DEFAULT_CELLS
 from studies.training import Epoch
 from studies.training import Task
 from studies.training import Training
@@ -157,6 +161,7 @@ def make_objective(
 def main(task: Task, arguments: Sequence[str] | None = None) -> None:
     """Run a study from the command line; run it again to resume it."""
     options = _parse(task, arguments)
+    task = task.over(options.cells)
     torch.set_num_threads(options.threads)
     # What goes wrong in a trial is raised anyway; an interruption needs no traceback.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -298,10 +303,21 @@ def _parse(task: Task, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m studies.{task.name}", description=(task.__doc__ or "").strip()
     )
+    parser.add_argument(
+        "--cells",
+        type=cells,
+        default=DEFAULT_CELLS,
+        help=f"recurrences to search, separated by commas, of {', '.join(CELLS)}; "
+        f"by default {','.join(DEFAULT_CELLS)}",
+    )
     parser.add_argument("--trials", type=positive, default=40, help="those done before included")
     parser.add_argument("--epochs", type=positive, default=40, help="of a whole training")
     parser.add_argument("--storage", type=storage_url, default="sqlite:///aelle.db")
-    parser.add_argument("--study-name", default=task.name, help="one that is there is resumed")
+    parser.add_argument(
+        "--study-name",
+        help=f"one that is there is resumed; by default {task.name}, and the cells where they are "
+        "others",
+    )
     parser.add_argument("--checkpoints", default="checkpoints", help="folder of saved networks")
     parser.add_argument("--pruner", choices=sorted(PRUNERS), default="aelle")
     parser.add_argument("--sampler", choices=SAMPLERS, default="aelle")
@@ -313,4 +329,27 @@ def _parse(task: Task, arguments: Sequence[str] | None) -> argparse.Namespace:
         "--against", choices=["defaults"], help="search under Optuna's defaults, too, and compare"
     )
     parser.add_argument("--no-plots", action="store_true", help="save no dashboard plots")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.study_name is None:
+        others = () if options.cells == DEFAULT_CELLS else options.cells
+        options.study_name = "-".join([task.name, *others])
+    if (searched := _searched_cells(options)) not in (None, options.cells):
+        parser.error(
+            f"argument --cells: expected those of the study '{options.study_name}', which is "
+            f"there already, got {','.join(options.cells)}. Resume it with --cells "
+            f"{','.join(searched)}, or begin another one with --study-name"
+        )
+    return options
+
+
+def _searched_cells(options: argparse.Namespace) -> tuple[str, ...] | None:
+    """The cells of a study that is to be resumed, which Optuna lets nobody change."""
+    try:
+        study = optuna.load_study(study_name=options.study_name, storage=options.storage)
+    except KeyError:
+        return None
+    for trial in study.get_trials(deepcopy=False):
+        distribution = trial.distributions.get("cell")
+        if isinstance(distribution, CategoricalDistribution):
+            return tuple(map(str, distribution.choices))
+    return None

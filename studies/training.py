@@ -6,14 +6,16 @@ again, by another pruner or another process, with the same curve.
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
 import time
 import zlib
 from abc import ABC
 from abc import abstractmethod
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import Literal
@@ -26,14 +28,17 @@ from torch import nn
 
 from optuna_aelle.lyapunov import LyapunovSpectrum
 from optuna_aelle.lyapunov import spectral_fingerprint
+from studies.cells import CELLS
+from studies.cells import DEFAULT_CELLS
 
 Params = Mapping[str, Any]
 
-CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 # A spectrum changes fast at first and slowly later; few keep its cost small against an epoch.
 SPECTRUM_EPOCHS = (-1, 2, 7, 20, 54)
 # Twenty updates an epoch of a thousand sequences.
 BATCH_SIZE = 50
+# Layers draw their weights from the generator of the process, in which threads would meet.
+_BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,11 @@ class Epoch:
 
 
 class Task(ABC):
-    """Data, search space and score of one search."""
+    """Data, search space and score of one search.
+
+    Attributes:
+        cells: The recurrences that are searched, of `studies.cells.CELLS` and in its order.
+    """
 
     name: str
     metric: str
@@ -57,6 +66,13 @@ class Task(ABC):
     probe_inputs: Tensor
     # What other tasks have taught: `Prior.pretrained()`, or a file that leaves this task out.
     prior: str = "pretrained"
+    cells: tuple[str, ...] = DEFAULT_CELLS
+
+    def over(self, cells: Sequence[str]) -> Task:
+        """The same task, searched over these recurrences."""
+        other = copy.copy(self)
+        other.cells = tuple(cells)
+        return other
 
     @abstractmethod
     def training_batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -71,25 +87,29 @@ class Task(ABC):
         """The validation score that the search optimises."""
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Draw a configuration."""
-        cell = trial.suggest_categorical("cell", list(CELLS))
-        params = {
+        """Draw a configuration, with the parameters that `reduce` leaves its cell."""
+        cell = trial.suggest_categorical("cell", list(self.cells))
+        params: dict[str, Any] = {
             "cell": cell,
             "hidden_size": trial.suggest_int("hidden_size", 16, 64, log=True),
-            "init_gain": trial.suggest_float("init_gain", 0.1, 3.0, log=True),
+        }
+        if CELLS[cell].gained:
+            params["init_gain"] = trial.suggest_float("init_gain", 0.1, 3.0, log=True)
+        params |= {
             "learning_rate": trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True),
             "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
             "clipping": trial.suggest_float("clipping", 0.05, 10.0, log=True),
         }
-        if cell != "rnn":
+        if CELLS[cell].forget is not None:
             params["forget_bias"] = trial.suggest_float("forget_bias", -2.0, 4.0)
         return params
 
     def space(self) -> dict[str, BaseDistribution]:
-        """The distribution of every parameter, of all branches."""
+        """The distribution of every parameter, of all branches: each cell is one."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         found: dict[str, BaseDistribution] = {}
-        for _ in range(20):
+        for cell in self.cells:
+            study.enqueue_trial({"cell": cell})
             trial = study.ask()
             self.suggest(trial)
             found |= trial.distributions
@@ -97,47 +117,80 @@ class Task(ABC):
 
     def reduce(self, params: Params) -> dict[str, Any]:
         """A configuration without the parameters of branches that it does not take."""
-        drop = {"forget_bias"} if params["cell"] == "rnn" else set()
+        cell = CELLS[params["cell"]]
+        drop = set() if cell.gained else {"init_gain"}
+        if cell.forget is None:
+            drop.add("forget_bias")
         return {name: value for name, value in params.items() if name not in drop}
 
 
 class SequenceNetwork(nn.Module):
-    """One recurrent layer and a linear read-out of its last hidden state."""
+    """One recurrent layer and a linear read-out of its last outputs.
+
+    A layer that is linear in its state, such as a state space, stands in a block, the same for all
+    of them: a window of four steps before it; a normalisation and a gate after it (`Cell`).
+    """
 
     def __init__(self, cell: str, n_inputs: int, hidden_size: int, n_outputs: int) -> None:
         super().__init__()
-        self.rnn = CELLS[cell](n_inputs, hidden_size, batch_first=True)
-        self.readout = nn.Linear(hidden_size, n_outputs)
+        kind = CELLS[cell]
+        self.before = kind.before(n_inputs, hidden_size)
+        self.rnn = kind.build(hidden_size if kind.in_block else n_inputs, hidden_size)
+        # Where there are heads it may be more than what was asked for.
+        size = int(getattr(self.rnn, "hidden_size", hidden_size))
+        self.after = kind.after(size)
+        self.readout = nn.Linear(size, n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden, _ = self.rnn(x)
-        out: Tensor = self.readout(hidden[:, -1])
+        outputs, _ = self.rnn(self.before(x))
+        out: Tensor = self.readout(self.after(outputs[:, -1]))
         return out
+
+    def fingerprint(self, probe: Tensor) -> LyapunovSpectrum:
+        """Of the recurrent layer, along what it reads of inputs ``(B, T, D)``."""
+        with torch.no_grad():
+            read = self.before(probe)
+        return spectral_fingerprint(self.rnn, read)
 
 
 def build_network(task: Task, params: Params, seed: int) -> SequenceNetwork:
-    """The untrained network of a configuration: recurrent weights N(0, gain² / H)."""
-    hidden_size = params["hidden_size"]
-    generator = torch.Generator().manual_seed(training_seed(params, seed))
-    network = SequenceNetwork(params["cell"], task.n_inputs, hidden_size, task.n_outputs)
+    """The untrained network of a configuration: recurrent weights N(0, gain² / fan-in).
+
+    Cells with a start of their own keep it, what the gain is for scaled by it.
+    """
+    cell, own_seed = CELLS[params["cell"]], training_seed(params, seed)
+    generator = torch.Generator().manual_seed(own_seed)
+    sizes = task.n_inputs, params["hidden_size"], task.n_outputs
+    with _BUILDING:
+        if cell.own_start:
+            with torch.random.fork_rng(devices=()):
+                torch.default_generator.manual_seed(own_seed)
+                network = SequenceNetwork(params["cell"], *sizes)
+        else:
+            network = SequenceNetwork(params["cell"], *sizes)
+    gained = {f"rnn.{name}" for name in cell.gained}
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if "bias" in name:
+            gain = params["init_gain"] if name in gained else 1.0
+            if cell.own_start and name.startswith("rnn."):
+                parameter.mul_(gain)
+            elif "bias" in name:
                 parameter.zero_()
-                continue
-            gain = params["init_gain"] if "weight_hh" in name else 1.0
-            parameter.normal_(0.0, gain / parameter.shape[1] ** 0.5, generator=generator)
-        if params["cell"] != "rnn":
-            # The second gate is the LSTM's forget gate and the GRU's update gate, which in torch
-            # keeps the old state where it is open.
-            bias = network.get_parameter("rnn.bias_ih_l0")
-            bias[hidden_size : 2 * hidden_size] = params["forget_bias"]
+            elif parameter.dim() > 1:  # what scales after a normalisation stays 1
+                fan_in = parameter.shape[-1]
+                parameter.normal_(0.0, gain / fan_in**0.5, generator=generator)
+        if cell.forget is not None:
+            biases = network.get_parameter(f"rnn.{cell.forget.parameter}")
+            signs = cell.forget.signs
+            for block, sign in zip(biases.chunk(len(signs)), signs, strict=True):
+                if sign:
+                    block.fill_(sign * params["forget_bias"])
     return network
 
 
 def untrained_spectrum(task: Task, params: Params, seed: int) -> LyapunovSpectrum:
     """The fingerprint of a configuration before any training."""
-    return spectral_fingerprint(build_network(task, params, seed).rnn, task.probe_inputs)
+    return build_network(task, params, seed).fingerprint(task.probe_inputs)
 
 
 class Training:
@@ -194,7 +247,7 @@ class Training:
     def _spectrum(self, step: int) -> LyapunovSpectrum | None:
         if self._probe is None or step not in SPECTRUM_EPOCHS or not _is_finite(self._network):
             return None
-        return spectral_fingerprint(self._network.rnn, self._probe)
+        return self._network.fingerprint(self._probe)
 
 
 def train(task: Task, params: Params, *, n_epochs: int, seed: int) -> Iterator[Epoch]:

@@ -68,9 +68,12 @@ def test_a_study_runs_resumes_and_sums_up(
     assert "of the 10 of an unpruned study" in printed
     assert f"optuna-dashboard {url}" in printed
     study = optuna.load_study(study_name="recall", storage=url)
-    assert len(study.trials) == 5
-    assert len({json.dumps(t.params, sort_keys=True) for t in study.trials}) == 5
-    assert all(-1 in decode_spectra(t) for t in study.trials)
+    # One that was stopped may go on, or wait for it: when depends on how long spectra take.
+    ended = [t for t in study.trials if t.state.is_finished()]
+    assert len(ended) == 5
+    networks = one_a_network(ended)
+    assert len({json.dumps(t.params, sort_keys=True) for t in networks}) == len(networks)
+    assert all(-1 in decode_spectra(t) for t in ended)
 
 
 def test_a_study_goes_on_where_a_network_was_stopped(
