@@ -1,7 +1,8 @@
 """Running a whole model to see what its recurrent parts are called with.
 
 The model is left as it was: modes, buffers, attributes, hooks; what its own lists and dicts gain
-stays in them. So is the random state, but for networks that train in several threads at once.
+stays in them. So is PyTorch's random state, but for networks that train in several threads at
+once.
 """
 
 from __future__ import annotations
@@ -50,44 +51,68 @@ class Call(NamedTuple):
 
 def run_noting(
     model: nn.Module, found: Mapping[str, nn.Module], inputs: Inputs
-) -> dict[str, list[Call]]:
+) -> tuple[dict[str, list[Call]], Exception | None]:
     """What each of the modules in ``found`` is called with as ``model`` runs on ``inputs``.
+
+    Returns:
+        Their calls, and what has ended the run early, if something has.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4))
-        >>> len(run_noting(model, {"1": model[1]}, torch.zeros(20, 1, 2))["1"])
-        1
+        >>> calls, error = run_noting(model, {"1": model[1]}, torch.zeros(20, 1, 2))
+        >>> len(calls["1"]), error
+        (1, None)
     """
     calls: dict[str, list[Call]] = {name: [] for name in found}
-    feedback = _Feedback()
 
     def noting(name: str) -> Any:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = [*args, *(kwargs.get(key) for key in ("input", "inputs")), *kwargs.values()]
-            sequences = [x for x in given if isinstance(x, Inputs)]
-            if sequences:
-                others = [x for x in (*args, *kwargs.values()) if x is not sequences[0]]
+            read = _read(args, kwargs)
+            if read is not None:
+                others = [x for x in (*args, *kwargs.values()) if x is not read]
                 # A state under whatever name: a tensor, or several of them.
                 continues = any(isinstance(x, Tensor | tuple | list) for x in others)
-                feeds_back = feedback.reaches(name, sequences[0])
-                calls[name].append(Call(copied(sequences[0]), continues, feeds_back))
+                calls[name].append(Call(copied(read), continues))
 
         return note
 
-    def following(name: str) -> Any:
-        def follow(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
-            first = calls[name][0].inputs if len(calls[name]) == 1 else None
-            one_step = isinstance(first, Tensor) and (
-                first.dim() < 3 or first.shape[1 - batch_axis(module)] == 1
-            )
-            return feedback.follow(name, outputs) if one_step else None
+    error = _run(model, found, inputs, {name: (noting(name), None) for name in found})
+    stepped = [name for name in found if _is_stepped(found[name], calls[name])]
+    if error is None and stepped:
+        feedback = _Feedback()
+        hooks = {name: (feedback.reading(name), feedback.returning(name)) for name in stepped}
+        # A second run, since this one has gradients on: what they break in it proves nothing.
+        if _run(model, found, inputs, hooks) is None:
+            for name in feedback.found:
+                calls[name] = [call._replace(feeds_back=True) for call in calls[name]]
+    return calls, error
 
-        return follow
 
+def _read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs | None:
+    """The sequence among what a module is called with."""
+    given = [*args, *(kwargs.get(key) for key in ("input", "inputs")), *kwargs.values()]
+    return next((x for x in given if isinstance(x, Inputs)), None)
+
+
+def _is_stepped(module: nn.Module, calls: list[Call]) -> bool:
+    """Whether a module was called with one step after the other."""
+    first = calls[0].inputs if len(calls) > 1 else None
+    if not isinstance(first, Tensor):
+        return False
+    return first.dim() < 3 or first.shape[1 - batch_axis(module)] == 1
+
+
+def _run(
+    model: nn.Module,
+    found: Mapping[str, nn.Module],
+    inputs: Inputs,
+    hooks: Mapping[str, tuple[Any, Any]],
+) -> Exception | None:
+    """Run a model with hooks before and after its parts; what it has raised."""
     runner = _unwrapped(model)
     parameters = list(runner.parameters())
     if any(nn.parameter.is_lazy(parameter) for parameter in parameters):
-        raise RuntimeError("it has lazy parameters, which its first training batch is to shape")
+        return RuntimeError("it has lazy parameters, which its first training batch is to shape")
     device = parameters[0].device if parameters else data_of(inputs).device
     dtypes = [parameter.dtype for parameter in parameters if parameter.is_floating_point()]
     fed: Any = copied(inputs)
@@ -100,56 +125,76 @@ def run_noting(
         _uncompiled,
         evaluated(runner, [place.index for place in cuda]),
     ):
-        hooks = [
-            module.register_forward_pre_hook(noting(name), with_kwargs=True)
-            for name, module in found.items()
-        ]
-        hooks += [module.register_forward_hook(following(name)) for name, module in found.items()]
+        handles = []
+        for name, (before, after) in hooks.items():
+            handles.append(found[name].register_forward_pre_hook(before, with_kwargs=True))
+            if after is not None:
+                handles.append(found[name].register_forward_hook(after))
         try:
             runner(fed)
+        except Exception as error:  # whatever the model's own forward may raise
+            return error
         finally:
-            for hook in hooks:
-                hook.remove()
-    return calls
+            for handle in handles:
+                handle.remove()
+    return None
 
 
 class _Feedback:
     """Does the second step of a part read what its first one has returned?
 
     Followed by autograd from the one to the other; gradients are on only in between.
+
+    Attributes:
+        found: The parts of which it does.
     """
 
     def __init__(self) -> None:
+        self.found: set[str] = set()
+        self._n_calls: dict[str, int] = {}
         self._followed: dict[str, list[Tensor]] = {}
 
-    def follow(self, name: str, outputs: Any) -> Any:
-        """The outputs of the first step, in the place of which copies are to be returned."""
-        leaves, structure = pytree.tree_flatten(outputs)
-        followed = [
-            leaf.detach().requires_grad_()
-            if isinstance(leaf, Tensor) and leaf.is_floating_point()
-            else leaf
-            for leaf in leaves
-        ]
-        self._followed[name] = [x for x in followed if isinstance(x, Tensor) and x.requires_grad]
-        torch.set_grad_enabled(True)
-        copies = [x.clone() if isinstance(x, Tensor) else x for x in followed]
-        return pytree.tree_unflatten(copies, structure)
+    def returning(self, name: str) -> Any:
+        """A hook that puts what can be followed in the place of the first step's outputs."""
 
-    def reaches(self, name: str, inputs: Inputs) -> bool:
-        """Whether ``inputs``, of the second step, depend on what is followed."""
-        followed = self._followed.pop(name, [])
-        values = data_of(inputs)
-        found = False
-        if followed and values.requires_grad:
-            # Anomalies of the model's own backward pass are no concern here.
-            slopes = torch.autograd.grad(
-                values.sum(), followed, retain_graph=True, allow_unused=True
-            )
-            found = any(slope is not None and bool(slope.any()) for slope in slopes)
-        if not self._followed:
-            torch.set_grad_enabled(False)
-        return found
+        def hook(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
+            self._n_calls[name] = self._n_calls.get(name, 0) + 1
+            if self._n_calls[name] > 1:
+                return None
+            leaves, structure = pytree.tree_flatten(outputs)
+            leaves = [
+                x.detach().requires_grad_()
+                if isinstance(x, Tensor) and x.is_floating_point()
+                else x
+                for x in leaves
+            ]
+            self._followed[name] = [x for x in leaves if isinstance(x, Tensor) and x.requires_grad]
+            torch.set_grad_enabled(True)
+            # Not the leaves, which the model must not change in place.
+            copies = [x.clone() if isinstance(x, Tensor) else x for x in leaves]
+            return pytree.tree_unflatten(copies, structure)
+
+        return hook
+
+    def reading(self, name: str) -> Any:
+        """A hook that looks at what the second step reads."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            followed = self._followed.pop(name, [])
+            read = _read(args, kwargs)
+            if not followed or read is None:
+                return
+            values = data_of(read)
+            if values.requires_grad:
+                slopes = torch.autograd.grad(
+                    values.sum(), followed, retain_graph=True, allow_unused=True
+                )
+                if any(slope is not None and bool(slope.any()) for slope in slopes):
+                    self.found.add(name)
+            if not self._followed:
+                torch.set_grad_enabled(False)
+
+        return hook
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -242,12 +287,16 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
         for value in table.values()
         if isinstance(value, Tensor) and id(value) not in parameters
     }
+    plain = {i for i, (tensor, _) in tensors.items() if not tensor.requires_grad}
     try:
         yield
     finally:
         for table, saved in zip(tables, before, strict=True):
             _restore(table, saved)
         for tensor, values in tensors.values():
+            if tensor.requires_grad and id(tensor) in plain:
+                # A state that was written in place while gradients were on.
+                tensor.detach_()
             # Only if need be: a write would spoil a backward pass that is still to come.
             if not torch.equal(tensor, values):
                 tensor.copy_(values)

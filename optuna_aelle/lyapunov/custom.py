@@ -30,6 +30,7 @@ class StepModel:
     batch_first: bool = False
     part_sizes: tuple[int, ...] = ()
     dtype: torch.dtype | None = None
+    device: torch.device | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def from_log_rates(
 
     size = n_rates * n_real
     return DiagonalModel(
-        step, size, input_size, batch_first, (size,), None, log_rates, n_real, by_steps
+        step, size, input_size, batch_first, (size,), None, None, log_rates, n_real, by_steps
     )
 
 

@@ -11,6 +11,7 @@ Vogt et al., arXiv 2204.04876.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,9 @@ from optuna_aelle.lyapunov.inputs import check_tensor
 from optuna_aelle.lyapunov.inputs import inputs_of_each
 from optuna_aelle.lyapunov.inputs import read_inputs
 from optuna_aelle.lyapunov.maps.base import StateKind
+from optuna_aelle.lyapunov.parts import caller_level
+from optuna_aelle.lyapunov.parts import feedback_of
+from optuna_aelle.lyapunov.parts import is_bidirectional
 from optuna_aelle.lyapunov.parts import layers_of
 from optuna_aelle.lyapunov.settings import Direction
 from optuna_aelle.lyapunov.settings import Layers
@@ -188,7 +192,7 @@ def lyapunov_spectra(
         name = f"models[{i}]" if len(models) > 1 else ""
         try:
             tasks.append(_tasks_of(model, given, name, settings, lengths, initial_state))
-        except (FloatingPointError, TypeError, ValueError) as error:
+        except Exception as error:  # a model's own layers may raise any
             if errors == "raise":
                 raise
             tasks.append(error)
@@ -210,14 +214,22 @@ def _tasks_of(
         if len(parts) > 1:
             _check_common(model, [part.name for part in parts], settings, lengths, initial_state)
             settings = replace(settings, clip_k=True)
+    some_bidirectional = any(is_bidirectional(part) for part in parts)
     tasks = []
     for part in parts:
         of_part = f"{name}.{part.name}".strip(".") if len(parts) > 1 else name
+        if part.feeds_back:
+            warnings.warn(feedback_of(model, part), UserWarning, stacklevel=caller_level())
+        # A direction is for the bidirectional parts.
+        one_way = some_bidirectional and not is_bidirectional(part)
+        own = replace(settings, direction=None) if one_way else settings
         with about(of_part):
             sequences = read_inputs(part.recurrent, part.inputs, lengths, settings.warmup)
         seconds = time.perf_counter() - started
         started += seconds
-        tasks.append(Task(part.recurrent, sequences, part.inputs, settings, of_part, seconds))
+        tasks.append(
+            Task(part.recurrent, sequences, part.inputs, own, of_part, seconds, part.owner)
+        )
     return tasks
 
 

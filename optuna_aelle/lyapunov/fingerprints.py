@@ -10,7 +10,6 @@ Notation as in `engine`: T steps, B sequences, D inputs, N exponents in nats per
 from __future__ import annotations
 
 import math
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -33,6 +32,9 @@ from optuna_aelle.lyapunov.inputs import inputs_of_each
 from optuna_aelle.lyapunov.inputs import read_inputs
 from optuna_aelle.lyapunov.maps.base import StateKind
 from optuna_aelle.lyapunov.parts import Part
+from optuna_aelle.lyapunov.parts import caller_level
+from optuna_aelle.lyapunov.parts import feedback_of
+from optuna_aelle.lyapunov.parts import is_bidirectional
 from optuna_aelle.lyapunov.parts import layers_of
 from optuna_aelle.lyapunov.settings import Direction
 from optuna_aelle.lyapunov.settings import Settings
@@ -141,12 +143,12 @@ def spectral_fingerprints(
         name = f"models[{i}]" if len(models) > 1 else ""
         try:
             tasks.append(_tasks_of(model, given, name, k, state, direction, doubts))
-        except (FloatingPointError, TypeError, ValueError) as error:
+        except Exception as error:  # a model's own layers may raise any
             if errors == "raise":
                 raise
             tasks.append(error)
     for doubt in doubts.values():
-        warnings.warn(doubt, UserWarning, stacklevel=_frames_of_this_package())
+        warnings.warn(doubt, UserWarning, stacklevel=caller_level())
     return spectra_of(tasks, k, errors)
 
 
@@ -163,15 +165,15 @@ def _tasks_of(
     started = time.perf_counter()
     with about(name):
         parts = layers_of(model, given)
-    some_bidirectional = any(_is_bidirectional(part) for part in parts)
+    some_bidirectional = any(is_bidirectional(part) for part in parts)
     tasks = []
     for part in parts:
         of_part = f"{name}.{part.name}".strip(".") if len(parts) > 1 or name else ""
-        one_way = some_bidirectional and not _is_bidirectional(part)
+        one_way = some_bidirectional and not is_bidirectional(part)
         with about(of_part):
             sequences, n_steps = _shortened(part, state, doubts)
         if part.feeds_back:
-            doubts.setdefault(type(model), _fed_back(model, part))
+            doubts.setdefault(type(model), feedback_of(model, part))
         settings = Settings(
             k=k,
             clip_k=True,
@@ -182,20 +184,18 @@ def _tasks_of(
         )
         seconds = time.perf_counter() - started
         started += seconds
-        tasks.append(Task(part.recurrent, sequences, part.inputs, settings, of_part, seconds))
+        tasks.append(
+            Task(
+                part.recurrent,
+                sequences,
+                part.inputs,
+                settings,
+                of_part,
+                seconds,
+                part.owner,
+            )
+        )
     return tasks
-
-
-def _fed_back(model: object, part: Part) -> str:
-    return (
-        f"What '{part.name}' of {type(model).__name__} reads depends on its own last output. The "
-        "spectrum is that of the part alone, without this feedback; for that of the whole, pass "
-        "from_step over one step of the model."
-    )
-
-
-def _is_bidirectional(part: Part) -> bool:
-    return bool(getattr(part.recurrent, "bidirectional", False))
 
 
 def _state_size(recurrent: nn.Module | StepModel, state: StateKind) -> int:
@@ -261,11 +261,3 @@ def _two_ways(part: Part) -> tuple[int, ...] | None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _frames_of_this_package() -> int:
-    """The ``stacklevel`` of the caller from outside."""
-    level, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("optuna_aelle."):
-        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
-    return level

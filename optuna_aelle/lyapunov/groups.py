@@ -44,6 +44,7 @@ class Task:
         settings: How to compute.
         name: How an error calls the network; ``""`` where it is the only one.
         seconds: What reading it has taken.
+        owner: A model that takes part in the steps of ``recurrent``, to be in evaluation mode.
 
     Example:
         >>> from optuna_aelle.lyapunov.inputs import read_inputs
@@ -58,6 +59,7 @@ class Task:
     settings: Settings
     name: str = ""
     seconds: float = 0.0
+    owner: nn.Module | None = None
 
 
 @contextmanager
@@ -103,7 +105,7 @@ def run_tasks(
             try:
                 with about(equals[0].name if len(equals) == 1 else ""):
                     found = _run_equals(equals, initial_state, generator)
-            except (FloatingPointError, TypeError, ValueError) as error:
+            except Exception as error:  # a step function of the user's may raise any
                 found = [error]
                 if len(equals) > 1:
                     # One by one: the network that it is about is named, the others are spared.
@@ -146,12 +148,22 @@ def spectra_of(
         parts = [next(found) for _ in of_model]
         failed = [part for part in parts if isinstance(part, Exception)]
         spectra = [part for part in parts if not isinstance(part, Exception)]
-        results.append(failed[0] if failed else union(spectra, k))
+        results.append(failed[0] if failed else _union(spectra, of_model, k))
     if errors == "raise":
         for result in results:
             if isinstance(result, Exception):
                 raise result
     return results
+
+
+def _union(
+    spectra: Sequence[LyapunovSpectrum], tasks: Sequence[Task], k: int | None
+) -> LyapunovSpectrum | Exception:
+    total = sum(spectrum.state_size for spectrum in spectra)
+    asked = not all(task.settings.sum_rule is False for task in tasks)
+    if k is not None and k > total and asked:
+        return ValueError(f"k must be in [1, {total}], the size of the state, but got {k}.")
+    return union(spectra, k)
 
 
 def _equals(tasks: Sequence[Task]) -> list[list[int]]:
@@ -187,7 +199,8 @@ def _run_equals(
     started = time.perf_counter()
     first = tasks[0]
     device = device_of(first.recurrent, first.sequences.values)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    owners = [task.owner for task in tasks if task.owner is not None]
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), _evaluating(owners):
         shared = all(task.given is first.given for task in tasks)
         each = tasks[:1] if shared else tasks
         values = torch.stack([task.sequences.values.to(device) for task in each], dim=1)
@@ -207,3 +220,15 @@ def _run_equals(
         replace(spectrum, seconds=task.seconds + share)
         for spectrum, task in zip(spectra, tasks, strict=True)
     ]
+
+
+@contextmanager
+def _evaluating(owners: Sequence[nn.Module]) -> Iterator[None]:
+    training = [module for owner in owners for module in owner.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -58,6 +58,8 @@ def device_of(recurrent: nn.Module | StepModel, inputs: Inputs) -> torch.device:
     device = values.device
     if isinstance(recurrent, nn.Module):
         device = next(recurrent.parameters()).device
+    elif recurrent.device is not None:
+        device = recurrent.device
     if device.type != "mps":
         return device
     if isinstance(recurrent, StepModel) and recurrent.dtype is None:

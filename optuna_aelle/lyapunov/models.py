@@ -56,7 +56,7 @@ def _of_layer(layer: cells.DiagonalLayer) -> StepModel:
         n_real=layer.n_real,
         input_size=layer.input_size,
         batch_first=layer.batch_first,
-        by_steps=True,
+        by_steps=layer.by_steps,
     )
 
 
@@ -148,15 +148,20 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
     check_parameters(module)
     known = known_type(module)
     build = _registered.get(known) or adapter_for(known)  # type: ignore[arg-type]
-    if build is None:
+    own = known is cells.DiagonalLayer and build is _of_layer
+    if build is None or own:
         if type(module).forward is not known.forward:  # type: ignore[union-attr]
             raise ValueError(
                 f"Expected the forward of torch's or this package's own class, but "
                 f"{type(module).__name__} brings another one along: its Jacobian is not known. "
                 "Call optuna_aelle.lyapunov.register_cell for it, or pass from_step(...)."
             )
-        return module
-    return replace(build(float64_copy(module)), dtype=torch.float64)
+        if build is None:
+            return module
+    wide = float64_copy(module)
+    model = build(wide)
+    tensors = (*wide.parameters(), *wide.buffers())
+    return replace(model, dtype=torch.float64, device=tensors[0].device if tensors else None)
 
 
 def outermost(model: nn.Module, name: str = "") -> dict[str, nn.Module]:

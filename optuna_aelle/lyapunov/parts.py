@@ -8,6 +8,8 @@ Notation as in `engine`: T steps, B sequences, D inputs.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +45,7 @@ class Part(NamedTuple):
         inputs: As the network itself takes them.
         by_steps: Whether it was called step by step, so that ``inputs`` have one possible reading.
         feeds_back: Whether what it reads depends on its own last output, by more than its state.
+        owner: The model whose own arithmetic the steps of ``recurrent`` are, if they are.
 
     Example:
         >>> Part("encoder", nn.GRU(3, 4), torch.zeros(40, 2, 3)).by_steps
@@ -54,6 +57,7 @@ class Part(NamedTuple):
     inputs: Inputs
     by_steps: bool = False
     feeds_back: bool = False
+    owner: nn.Module | None = None
 
 
 Layers = Callable[[Any, Any], Mapping[str, tuple[Any, Any]]]
@@ -126,11 +130,11 @@ def layers_of(model: object, inputs: Inputs) -> list[Part]:
     if not found:
         # Says what it expected instead.
         find_recurrent(model)
-    try:
-        calls = run_noting(model, found, inputs)
-    except Exception as error:  # whatever the model's own forward may raise
-        return [_fed_directly(model, found, inputs, error)]
+    calls, error = run_noting(model, found, inputs)
     called = {name: of_part for name, of_part in calls.items() if of_part}
+    # What fails behind the last recurrent part is no concern of theirs.
+    if error is not None and len(called) < len(found):
+        return [_fed_directly(model, found, inputs, error)]
     if not called:
         silent = RuntimeError("it ran, but called none of its recurrent parts")
         return [_fed_directly(model, found, inputs, silent)]
@@ -169,7 +173,7 @@ def _parts_declared(model: nn.Module, layers: Layers, inputs: Inputs) -> list[Pa
     for name, (recurrent, own_inputs) in declared.items():
         with about(name):
             check_tensor(own_inputs)
-            parts.append(Part(name, find_recurrent(recurrent), own_inputs))
+            parts.append(Part(name, find_recurrent(recurrent), own_inputs, owner=model))
     return parts
 
 
@@ -196,7 +200,43 @@ def _part(name: str, module: nn.Module, calls: list[Call]) -> Part:
     if one_step and len(alike) > 1 and all(call.continues for call in calls[1:]):
         steps = torch.cat(alike, dim=time_axis)
         return Part(name, recurrent, steps, by_steps=True, feeds_back=feeds_back)
-    return Part(name, recurrent, first)
+    return Part(name, recurrent, first, feeds_back=feeds_back)
+
+
+def is_bidirectional(part: Part) -> bool:
+    """Whether the part has two directions.
+
+    Example:
+        >>> is_bidirectional(Part("", nn.GRU(3, 4, bidirectional=True), torch.zeros(40, 2, 3)))
+        True
+    """
+    return bool(getattr(part.recurrent, "bidirectional", False))
+
+
+def feedback_of(model: object, part: Part) -> str:
+    """What is to be said where ``part.feeds_back``.
+
+    Example:
+        >>> feedback_of(nn.GRU(3, 4), Part("rnn", nn.GRU(3, 4), torch.zeros(40, 2, 3)))[:28]
+        "What 'rnn' of GRU reads depe"
+    """
+    return (
+        f"What '{part.name}' of {type(model).__name__} reads depends on its own last output. The "
+        "spectrum is that of the part alone, without this feedback; for that of the whole, pass "
+        "from_step over one step of the model."
+    )
+
+
+def caller_level() -> int:
+    """The ``stacklevel`` for a warning to the caller from outside this package.
+
+    Example:
+        >>> level = caller_level()
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("optuna_aelle."):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    return level
 
 
 def _fed_directly(
@@ -222,6 +262,13 @@ def _fed_directly(
             f"with D = {recurrent.input_size} in the last axis. Pass what the model takes, or the "
             "part with its own inputs."
         ) from error
+    # A holder has no forward; of any other failure one should know.
+    if not isinstance(error, NotImplementedError):
+        warnings.warn(
+            f"{failure}. They are taken for those of its recurrent part '{name}' itself.",
+            UserWarning,
+            stacklevel=caller_level(),
+        )
     return Part(name, recurrent, inputs)
 
 

@@ -343,3 +343,55 @@ def test_narrower_vectors_give_the_same_numbers(tmp_path: Path) -> None:
         env=environment,
     )
     assert done.stdout.split() == ["4", "True"]
+
+
+@pytest.mark.parametrize("bias", [400.0, 1000.0])
+@pytest.mark.parametrize("name", ["rnn-tanh", "gru"])
+def test_derivatives_that_underflow_are_zero_in_both_ways(name: str, bias: float) -> None:
+    network = built(name, D, 4, 0.1)
+    with torch.no_grad():
+        network.bias_ih_l0.fill_(bias)
+    if name == "gru":
+        # Update gates shut, so that nothing of the state is left.
+        with torch.no_grad():
+            network.bias_ih_l0[4:8] = -bias
+    ours = lyapunov_spectrum(network, noise(40, B, D))
+    theirs = generally(network, noise(40, B, D))
+    np.testing.assert_array_equal(np.isneginf(ours.exponents), np.isneginf(theirs.exponents))
+    living = ~np.isneginf(ours.exponents)
+    np.testing.assert_allclose(ours.exponents[living], theirs.exponents[living], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 8])
+def test_a_derivative_that_is_nan_at_the_last_step_alone_is_an_error(size: int) -> None:
+    def step(x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        # The state stays finite, its derivative does not.
+        return 0.5 * h + torch.sqrt(torch.relu((h - h.detach()) * x[:, :1]))
+
+    inputs = torch.zeros(40, 1, 1, dtype=torch.float64)
+    inputs[-1] = 1.0
+    with pytest.raises(FloatingPointError, match="became NaN"):
+        lyapunov_spectrum(from_step(step, size, input_size=1), inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc fills freed memory when asked to")
+def test_no_memory_is_used_after_it_is_freed() -> None:
+    code = """
+        import torch
+        from optuna_aelle.lyapunov import lyapunov_spectra, lyapunov_spectrum
+        torch.manual_seed(0)
+        for network in (torch.nn.LSTM(3, 70), torch.nn.GRU(3, 200), torch.nn.RNN(3, 20)):
+            for k in (None, 11):
+                lyapunov_spectrum(network, torch.randn(30, 3, 3), k=k)
+        lyapunov_spectra([torch.nn.LSTM(3, 20) for _ in range(3)], torch.randn(30, 3, 3))
+        print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MALLOC_PERTURB_": "165"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["done"]

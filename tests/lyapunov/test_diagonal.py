@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -19,6 +20,8 @@ from optuna_aelle.lyapunov import cells
 from optuna_aelle.lyapunov import from_log_rates
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import spectral_fingerprint
+from optuna_aelle.lyapunov.inputs import device_of
+from optuna_aelle.lyapunov.models import find_recurrent
 from tests.lyapunov.networks import noise
 
 D, H, B = 3, 6, 2
@@ -276,3 +279,35 @@ def test_bad_sizes_are_refused() -> None:
     for layer in (cells.MLSTM, cells.RWKV6, cells.SLSTM):
         with pytest.raises(ValueError, match="n_heads must be a divisor of hidden_size 6"):
             layer(D, H, n_heads=4)
+
+
+class Shifted(cells.DiagonalLayer):
+    """A layer of a user's own, whose rates read the step before, too."""
+
+    def coefficients(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        shifted = torch.cat([torch.zeros_like(inputs[:1]), inputs[:-1]])
+        return torch.exp(-(inputs + shifted).abs()), inputs
+
+
+def test_a_layer_of_one_s_own_is_known_and_read_at_once() -> None:
+    layer, inputs = Shifted(D, D), noise(600, 40, D)
+    spectrum = lyapunov_spectrum(layer, inputs)
+    rates = layer.log_rates(inputs)[20:].mean(dim=0).sort(descending=True).values
+    np.testing.assert_allclose(spectrum.exponents, rates, atol=1e-12)
+
+
+def test_another_forward_is_another_layer() -> None:
+    class Mine(cells.MinGRU):
+        def forward(self, inputs: Tensor, state: Tensor | None = None) -> Any:
+            return super().forward(2.0 * inputs, state)
+
+    with pytest.raises(ValueError, match="Mine brings another one along"):
+        lyapunov_spectrum(Mine(D, H), noise(60, B, D))
+
+
+def test_the_device_is_that_of_the_module() -> None:
+    assert device_of(find_recurrent(cells.S6(D, H)), torch.zeros(3)) == torch.device("cpu")
+    elsewhere = dataclasses.replace(
+        from_log_rates(lambda x: x, 3, input_size=D), device=torch.device("meta")
+    )
+    assert device_of(elsewhere, torch.zeros(3)) == torch.device("meta")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -91,6 +92,8 @@ def test_the_long_run_of_a_whole_model_is_that_of_its_parts() -> None:
     # Fewer vectors start in other directions.
     np.testing.assert_allclose(leading.exponents, expected[:, :3], atol=0.05)
     assert model.training
+    with pytest.raises(ValueError, match=r"k must be in \[1, 12\]"):
+        lyapunov_spectrum(model, tokens, k=13)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +133,11 @@ def test_feedback_that_a_part_alone_does_not_show_is_told() -> None:
     torch.manual_seed(0)
     model, x = Decoder(feeds_back=True), torch.randn(40, 2, 3)
     assert [part.feeds_back for part in layers_of(model, x)] == [True]
-    with pytest.warns(UserWarning, match="'cell' of Decoder reads depends on its own last output"):
-        spectral_fingerprint(model, x)
+    for of_one in (spectral_fingerprint, lyapunov_spectrum):
+        with pytest.warns(
+            UserWarning, match="'cell' of Decoder reads depends on its own"
+        ):
+            of_one(model, x)
     assert torch.is_grad_enabled()
     with torch.no_grad():
         expected, found = model(x), model(x)
@@ -146,6 +152,57 @@ def test_steps_without_feedback_are_not_suspected() -> None:
     for module in (nn.GRU(3, 5), nn.LSTM(3, 5)):
         (part,) = layers_of(nn.ModuleDict({"rnn": module}), x)
         assert not part.feeds_back
+
+
+class Stateful(nn.Module):
+    """Keeps its state in a buffer, in place, and looks at its outputs as arrays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 5)
+        self.register_buffer("h", torch.zeros(2, 5))
+        self.seen: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for of_step in x:
+            with torch.enable_grad():
+                of_step = 2.0 * of_step
+            self.h.copy_(self.cell(of_step, self.h))
+            self.seen = self.h.numpy().copy()
+        return self.h
+
+
+def test_looking_for_feedback_disturbs_nothing() -> None:
+    """It needs gradients, which a model may not be made for."""
+    torch.manual_seed(0)
+    model, x = Stateful(), torch.randn(40, 2, 3)
+    (part,) = layers_of(model, x)
+    torch.testing.assert_close(part.inputs, 2.0 * x)
+    assert not part.feeds_back
+    assert model.h.grad_fn is None
+    assert not model.h.requires_grad
+    torch.testing.assert_close(model.h, torch.zeros(2, 5))
+    copy.deepcopy(model)
+    spectral_fingerprint(model, x)
+    with torch.no_grad():
+        spectral_fingerprint(model, x)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+
+
+def test_what_fails_behind_the_recurrent_parts_is_no_concern_of_theirs() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.rnn, self.head = nn.Linear(3, 3), nn.GRU(3, 5), nn.Linear(7, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs: Tensor = self.head(self.rnn(self.before(x))[0])
+            return outputs
+
+    model, x = Broken(), torch.randn(40, 2, 3)
+    (part,) = layers_of(model, x)
+    torch.testing.assert_close(part.inputs, model.before(x).detach())
 
 
 class Leaky(nn.Module):
@@ -166,6 +223,27 @@ class Leaky(nn.Module):
             "decay": (from_log_rates(lambda y: -y.abs(), 8, input_size=8), read),
             "rnn": (nn.RNN(8, 3), read),
         }
+
+
+class Dropping(Leaky):
+    """Whose step has dropout."""
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.dropout(super().step(x, h))
+
+    def recurrent_layers(self, x: Tensor) -> dict[str, Any]:
+        return {"memory": (from_step(self.step, 8, input_size=8), self.embed(x))}
+
+
+def test_declared_steps_are_taken_in_evaluation_mode() -> None:
+    torch.manual_seed(0)
+    model, x = Dropping(), torch.randn(60, 2, 2)
+    trained = spectral_fingerprint(model, x)
+    assert model.training
+    assert model.dropout.training
+    np.testing.assert_array_equal(
+        trained.exponents, spectral_fingerprint(model.eval(), x).exponents
+    )
 
 
 class Declaring(Leaky):
@@ -239,6 +317,9 @@ def test_one_network_that_overflows_spares_the_others() -> None:
         np.testing.assert_allclose(found[0].exponents, alone.exponents, atol=1e-12)
         with pytest.raises(ValueError, match=r"models\[2\]: Expected finite weights"):
             of_many(models, x)
+        broken = from_step(lambda x, h: h @ torch.ones(3, 3), 4, input_size=2)
+        found = of_many([tame, broken], x, errors="return")
+        assert [type(result).__name__ for result in found] == ["LyapunovSpectrum", "RuntimeError"]
         with pytest.raises(ValueError, match="errors must be 'raise' or 'return'"):
             of_many(models, x, errors="ignore")  # type: ignore[operator]
 

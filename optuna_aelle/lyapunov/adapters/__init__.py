@@ -71,7 +71,7 @@ def adapter_for(cls: type) -> Callable[[Any], StepModel] | None:
 
 
 def float64_copy(module: nn.Module) -> nn.Module:
-    """A float64 copy, also of a module that keeps a state of its last training step.
+    """A float64 copy in evaluation mode, also of a module that keeps its last training step.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -90,4 +90,7 @@ def float64_copy(module: nn.Module) -> nn.Module:
     wide = copy.deepcopy(module, detached)
     if any(tensor.device.type == "mps" for tensor in (*wide.parameters(), *wide.buffers())):
         wide = wide.cpu()
+    for part in wide.modules():
+        # Not eval(), which a class may have made its own.
+        part.training = False
     return wide.double()

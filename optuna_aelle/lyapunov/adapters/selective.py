@@ -37,6 +37,12 @@ def selective_block(module: Any, dt_rank: int) -> DiagonalModel:
         torch.Size([7, 2, 20])
     """
     dt_layernorm = getattr(module, "dt_layernorm", None)
+    if hasattr(module, "rms_eps") and dt_layernorm is None:
+        # An older version of the same name, whose norms have no weights.
+        raise ValueError(
+            f"Expected {type(module).__name__} with its norms as modules, got an older version of "
+            "it, which is not known. Update its package, or call register_cell for it."
+        )
     activation = getattr(module, "act", F.silu)
 
     def log_rates(inputs: Tensor) -> Tensor:

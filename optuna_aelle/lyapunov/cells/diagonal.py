@@ -18,7 +18,7 @@ from torch import nn
 def linear_scan(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     """All states of h_t = a_t h_{t−1} + b_t, ``(T, B, n)``, in log₂ T rounds.
 
-    Products of a alone are formed, so that nothing overflows where the states do not.
+    Products of a alone are formed beside the states: nothing is divided.
 
     Source: Blelloch, "Prefix Sums and Their Applications", 1990; in the form of Hillis and Steele.
 
@@ -50,6 +50,7 @@ class DiagonalLayer(nn.Module):
         n_rates: How many rates `log_rates` returns.
         n_real: Real numbers of the state that each of them stands for: 2 where it is complex.
         complex_state: Whether it is.
+        by_steps: Whether `log_rates` at a step needs the input of that step alone.
 
     Args:
         input_size: D.
@@ -66,6 +67,7 @@ class DiagonalLayer(nn.Module):
     """
 
     complex_state = False
+    by_steps = False
 
     def __init__(self, input_size: int, hidden_size: int, *, batch_first: bool = False) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from optuna_aelle.lyapunov.cells.diagonal import DiagonalLayer
 
 
 class _MinimalLayer(DiagonalLayer):
+    by_steps = True
     n_gates: int
 
     def __init__(self, input_size: int, hidden_size: int, *, batch_first: bool = False) -> None:

@@ -34,6 +34,8 @@ class RWKV4(DiagonalLayer):
         (torch.Size([100, 8, 64]), torch.Size([1, 8, 128]))
     """
 
+    by_steps = True
+
     def __init__(self, input_size: int, hidden_size: int, *, batch_first: bool = False) -> None:
         super().__init__(input_size, hidden_size, batch_first=batch_first)
         self.weight_rkv = nn.Linear(input_size, 3 * hidden_size, bias=False)
@@ -91,6 +93,8 @@ class RWKV6(DiagonalLayer):
         >>> outputs.shape, state.shape
         (torch.Size([50, 8, 64]), torch.Size([1, 8, 1024]))
     """
+
+    by_steps = True
 
     def __init__(
         self,

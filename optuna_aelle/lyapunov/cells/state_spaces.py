@@ -36,6 +36,7 @@ class LRU(DiagonalLayer):
     """
 
     complex_state = True
+    by_steps = True
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class S5(DiagonalLayer):
     """
 
     complex_state = True
+    by_steps = True
 
     def __init__(
         self,
@@ -191,6 +193,7 @@ class S4D(DiagonalLayer):
     """
 
     complex_state = True
+    by_steps = True
 
     def __init__(
         self,
@@ -268,6 +271,8 @@ class S6(DiagonalLayer):
         >>> outputs.shape, h.shape
         (torch.Size([100, 8, 64]), torch.Size([1, 8, 512]))
     """
+
+    by_steps = True
 
     def __init__(
         self,

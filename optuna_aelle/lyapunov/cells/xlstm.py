@@ -97,6 +97,8 @@ class MLSTM(DiagonalLayer):
         (torch.Size([50, 8, 64]), torch.Size([1, 8, 1088]))
     """
 
+    by_steps = True
+
     def __init__(
         self, input_size: int, hidden_size: int, *, n_heads: int = 1, batch_first: bool = False
     ) -> None:

@@ -125,6 +125,8 @@ def _load() -> ModuleType | None:
         return None
     try:
         from optuna_aelle.lyapunov.compiled import functions
+
+        functions.carry_once()
     except Exception as error:  # whatever an installation that does not fit may raise
         warnings.warn(
             f"Spectra are computed without compiled code, several times slower: Numba could not "

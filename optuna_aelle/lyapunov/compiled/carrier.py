@@ -94,12 +94,7 @@ class CompiledCarrier(Carrier):
                 self._carry(self._layer.jacobians_t(part, self._n_models))
         else:
             self._carry(coefficients[0])
-        if math.isnan(np.add.reduce(self.sums.numpy(), axis=None)):
-            raise FloatingPointError(
-                "Expected tangent vectors that stay finite, but within one step they overflowed "
-                "or became NaN. Check the derivative of the step function, or scale the weights "
-                "down."
-            )
+        _check_finite(self.sums)
 
     def _carry(self, coefficients: Tensor) -> None:
         given = coefficients.double().contiguous().numpy()
@@ -142,7 +137,10 @@ class CompiledCarrier(Carrier):
 
         self._in_threads(of, self._k**2 * self._size)
         # Vectors that are nearly dependent have lost their digits in their products.
-        return volumes if max(errors) <= _MAX_DEPENDENCE else log_volume(there)
+        if not all(error <= _MAX_DEPENDENCE for error in errors):
+            volumes = log_volume(there)
+            _check_finite(volumes)
+        return volumes
 
     def _in_threads(self, run: Callable[[int, int], None], cost: int) -> None:
         """All systems, spread over as many threads as PyTorch has if that pays."""
@@ -164,3 +162,12 @@ class CompiledCarrier(Carrier):
         padded = frame.new_zeros(n_systems, rows, width)
         padded[:, :k, :size] = frame
         return padded
+
+
+def _check_finite(logs: Tensor) -> None:
+    # −inf is a dead direction.
+    if math.isnan(np.add.reduce(logs.numpy(), axis=None)):
+        raise FloatingPointError(
+            "Expected tangent vectors that stay finite, but within one step they overflowed or "
+            "became NaN. Check the derivative of the step function, or scale the weights down."
+        )

@@ -1,5 +1,7 @@
 """What other modules call of the compiled code."""
 
+import numpy as np
+
 from optuna_aelle.lyapunov.compiled.basics import ROWS
 from optuna_aelle.lyapunov.compiled.jacobians import DENSE
 from optuna_aelle.lyapunov.compiled.jacobians import LSTM
@@ -12,6 +14,20 @@ from optuna_aelle.lyapunov.compiled.states import run_lstm
 from optuna_aelle.lyapunov.compiled.states import run_vanilla
 from optuna_aelle.lyapunov.compiled.tiles import LANES
 
+
+def carry_once() -> None:
+    """The smallest run: what cannot be compiled or called shows here."""
+    frames = np.zeros((1, ROWS, LANES))
+    frames[0, 0, 0] = 1.0
+    sums = np.zeros((1, 1))
+    ones = np.ones((1, 1, 1, 1))
+    orders = np.zeros((1, 1), np.int64)
+    carry(MIXED, ones, ones, (0, 1), frames, orders, False, 1, 1, sums)
+    add_log_volumes(frames, (0, 1), 1, 1, sums)
+    if sums[0, 0] != 0.0:
+        raise RuntimeError(f"Expected ln 1 = 0 of the compiled code, got {sums[0, 0]}")
+
+
 __all__ = [
     "DENSE",
     "LANES",
@@ -21,6 +37,7 @@ __all__ = [
     "STAGED",
     "add_log_volumes",
     "carry",
+    "carry_once",
     "run_gru",
     "run_lstm",
     "run_vanilla",

@@ -205,8 +205,9 @@ def add_log_volumes(frames, systems, n_vectors, size, out):  # type: ignore[no-u
         at_transposed[i] = np.int64(transposed.ctypes.data) + i * stride
     for row in range(height):
         at_rows[row] = start + row * stride
-    at_all, at_done = np.int64(at_transposed.ctypes.data), np.int64(at_rows.ctypes.data)
     for s in range(systems[0], systems[1]):
+        # Here, since an array is freed after its last use, whoever has its address.
+        at_all, at_done = np.int64(at_transposed.ctypes.data), np.int64(at_rows.ctypes.data)
         for first in range(0, size, ROWS):
             for a in range(n_vectors):
                 for i in range(first, min(first + ROWS, size)):

@@ -26,13 +26,14 @@ _LN2_HIGH = 0.693145751953125
 _LN2_LOW = 1.42860682030941723212e-6
 # Added to a number below 2^51, it leaves the nearest whole number in the last bits.
 _TO_WHOLE = 6755399441055744.0
-# e^x from here on down is not told from the limit.
+# e^x from here on down is taken for 0.
 _LEAST_EXPONENT = -708.0
 
 
 @compiled(**INNER)
 def _expm1(x):  # type: ignore[no-untyped-def]
     """e^x − 1 and e^x for x <= 0, without branches, so that loops over it become vector code."""
+    vanishes = x < _LEAST_EXPONENT
     x = max(x, _LEAST_EXPONENT)
     shifted = x * _LOG2_E + _TO_WHOLE
     n = shifted - _TO_WHOLE
@@ -52,7 +53,7 @@ def _expm1(x):  # type: ignore[no-untyped-def]
     p = p * r + 0.5
     p = p * r * r + r
     scale = from_bits((bits_of(shifted) + 1023) << 52)
-    return scale * p + (scale - 1.0), scale * p + scale
+    return scale * p + (scale - 1.0), 0.0 if vanishes else scale * p + scale
 
 
 @compiled(**INNER)

@@ -63,13 +63,14 @@ class DiagonalMap(RecurrentMap):
         return inputs
 
     def initial_state(self, n_models: int, batch: int, given: State | None) -> State:
-        return (torch.zeros(n_models, batch, self._input_size, dtype=self.dtype),)
+        shape = (n_models, batch, self._input_size)
+        return (torch.zeros(shape, dtype=self.dtype, device=self.device),)
 
     def step(self, drive: Tensor, state: State) -> tuple[State, State]:
         return (drive,), (self._of(drive[None])[0],)
 
     def unroll(self, drive: Tensor, state: State) -> Trajectory:
-        before = torch.cat([state[0][None].to(drive.device), drive[:-1]])
+        before = torch.cat([state[0][None], drive[:-1]])
         return Trajectory((self._of(drive),), (before,), (drive,))
 
     def linearize(self, trajectory: Trajectory) -> State:
