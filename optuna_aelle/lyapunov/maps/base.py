@@ -151,7 +151,7 @@ class RecurrentMap(ABC):
 
     part_sizes: tuple[int, ...]
     narrow_share: float = 1.0
-    dense_state_size: int = 128
+    dense_state_size: int = 48
     dtype: torch.dtype = torch.float64
     device: torch.device
 

@@ -31,6 +31,7 @@ class SLSTMMap(RecurrentMap):
     """
 
     narrow_share = 0.25
+    dense_state_size = 384
 
     def __init__(self, parameters: Parameters) -> None:
         self.device = parameters.device
