@@ -134,9 +134,7 @@ def test_feedback_that_a_part_alone_does_not_show_is_told() -> None:
     model, x = Decoder(feeds_back=True), torch.randn(40, 2, 3)
     assert [part.feeds_back for part in layers_of(model, x)] == [True]
     for of_one in (spectral_fingerprint, lyapunov_spectrum):
-        with pytest.warns(
-            UserWarning, match="'cell' of Decoder reads depends on its own"
-        ):
+        with pytest.warns(UserWarning, match="'cell' of Decoder reads depends on its own"):
             of_one(model, x)
     assert torch.is_grad_enabled()
     with torch.no_grad():
