@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ from optuna_aelle.decisions.speech import predictor_status
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.decisions.wrapping import WrappingSampler
+from optuna_aelle.decisions.wrapping import compile_spectra
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.attributes import spectrum_seconds
 from optuna_aelle.trials.continuation import continuations
@@ -49,6 +51,7 @@ from studies.training import Training
 from studies.training import untrained_spectrum
 
 TRAINING_SECONDS_KEY = "training_seconds"
+SAMPLER_SECONDS_KEY = "sampler_seconds"
 # Name on the command line to name among the arms of a replay.
 PRUNERS = {
     "aelle": OURS,
@@ -205,6 +208,8 @@ def _search(task: Task, options: argparse.Namespace) -> optuna.Study | None:
     if options.pruner == options.sampler == "aelle":
         checkpoints = aelle.Checkpoints(options.checkpoints)
         callbacks.append(checkpoints.resume_promising)
+    if "aelle" in (options.pruner, options.sampler):
+        _compile_spectra()
     objective = make_objective(
         task,
         options.epochs,
@@ -220,10 +225,27 @@ def _search(task: Task, options: argparse.Namespace) -> optuna.Study | None:
         return None
     if not options.no_plots:
         aelle.save_dashboard_plots(study)
-    overhead = sampler.overhead_seconds if isinstance(sampler, aelle.AeLLESampler) else 0.0
+    overhead = _overhead_of_all_runs(study, sampler)
     print(summary(study, task, options.epochs, overhead))
     print(f"\nLook at it:  {_BIN}optuna-dashboard {options.storage}")
     return study
+
+
+def _compile_spectra() -> None:
+    """Before the search, and told where it takes longer than loading what has been compiled."""
+    started = time.perf_counter()
+    compile_spectra()
+    seconds = time.perf_counter() - started
+    if seconds > 3.0:
+        print(f"Compiled the step loop of spectra in {seconds:.0f} s, once on this machine.")
+
+
+def _overhead_of_all_runs(study: optuna.Study, sampler: BaseSampler) -> float:
+    """Seconds that the sampler has taken, in earlier runs of the study, too."""
+    own = sampler.overhead_seconds if isinstance(sampler, aelle.AeLLESampler) else 0.0
+    total = float(study.user_attrs.get(SAMPLER_SECONDS_KEY, 0.0)) + own
+    study.set_user_attr(SAMPLER_SECONDS_KEY, round(total, 4))
+    return total
 
 
 def optimize(

@@ -148,9 +148,16 @@ def snapshot(model: Any) -> dict[str, Any]:
         "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "nice": os.nice(0) if hasattr(os, "nice") else None,
         "folder": os.getcwd(),
-        "compiler": [name for name in ("umap", "numba") if name in sys.modules],
+        "umap": "umap" in sys.modules,
+        "compiler's threads": numba_has_threads(),
         **{f"${name}": value for name, value in os.environ.items()},
     }
+
+
+def numba_has_threads() -> bool:
+    """Whether the pool of compiled code that runs in parallel has started: ours does not."""
+    pool = sys.modules.get("numba.np.ufunc.parallel")
+    return bool(getattr(pool, "_is_initialized", False))
 
 
 def all_calls() -> dict[str, dict[str, list[Any]]]:

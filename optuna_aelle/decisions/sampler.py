@@ -38,6 +38,7 @@ from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import started_trials
 from optuna_aelle.decisions.wrapping import WrappingSampler
+from optuna_aelle.decisions.wrapping import compile_spectra
 from optuna_aelle.prediction.knobs import check_knobs
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.prior import as_prior
@@ -215,6 +216,8 @@ class AeLLESampler(WrappingSampler):
         decided = "fixed_params" in trial.system_attrs
         if len(study.directions) > 1 or self._n_candidates == 1 or not search_space or decided:
             return self._base.sample_relative(study, trial, search_space)
+        if self._spectrum_fn is not None:
+            compile_spectra()
         started = time.perf_counter()
         try:
             reservoir = make_reservoir(study, self._prior, self._knobs)
@@ -340,10 +343,7 @@ class AeLLESampler(WrappingSampler):
         return sum(self._trained.values()), self._spectrum_seconds
 
     def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:
-        """The attribute of a candidate's spectrum; None where the user's function has none.
-
-        Empty where it fails, as it may on a rare configuration.
-        """
+        """The attribute of a candidate's spectrum; None where there is none, empty if it fails."""
         assert self._spectrum_fn is not None
         try:
             with random_states_kept():

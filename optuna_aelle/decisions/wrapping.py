@@ -106,3 +106,14 @@ def reduction_factor_of(pruner: BasePruner) -> int | None:
     """η of a pruner that halves; None for others."""
     factor = getattr(pruner, "_reduction_factor", None)
     return factor if isinstance(factor, int) else None
+
+
+def compile_spectra() -> None:
+    """Compile what spectra are computed with: once on a machine, and at no study's cost.
+
+    Example:
+        >>> compile_spectra()
+    """
+    from optuna_aelle.lyapunov import compiled
+
+    compiled.loaded()

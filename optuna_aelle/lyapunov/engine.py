@@ -70,8 +70,8 @@ def lyapunov_spectrum(
             not), one of their cells, a network of `optuna_aelle.lyapunov.cells`, or a step
             function through `from_step`; or a whole model that holds one or several. That is run
             once on ``inputs``, and each recurrent part reads what the model feeds it
-            (`layers_of`); the spectrum of several is the union of their exponents, which is exact
-            where none feeds an earlier one back. Dropout is off.
+            (`layers_of`); the spectrum of several is the union of their exponents, that of the
+            whole in long runs where none feeds an earlier one back. Dropout is off.
         inputs: What ``model`` takes: ``(T, B, D)``, or ``(B, T, D)`` if the module is
             ``batch_first``, or ``(T, D)`` for one sequence, or a `PackedSequence`; for a whole
             model perhaps tokens. The first ``warmup`` steps settle state and frame and are not

@@ -135,9 +135,10 @@ def find_recurrent(model: object) -> nn.Module | StepModel:
     found = outermost(model)
     if not found:
         raise ValueError(
-            f"Expected {type(model).__name__} to hold one recurrent module, found none. "
-            "For a cell of your own, call optuna_aelle.lyapunov.register_cell once, or pass "
-            "optuna_aelle.lyapunov.from_step(step, state_size)."
+            f"Expected {type(model).__name__} to hold a recurrent module that is known, found "
+            "none. Give its class a method recurrent_layers(inputs), or call register_layers for "
+            "it; for a cell of your own, register_cell; or pass from_step(step, state_size, "
+            "input_size=...) with what the step reads (docs/models.md has an example of each)."
         )
     if len(found) > 1:
         raise ValueError(

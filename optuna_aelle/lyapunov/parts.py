@@ -222,8 +222,9 @@ def feedback_of(model: object, part: Part) -> str:
     """
     return (
         f"What '{part.name}' of {type(model).__name__} reads depends on its own last output. The "
-        "spectrum is that of the part alone, without this feedback; for that of the whole, pass "
-        "from_step over one step of the model."
+        "spectrum is that of the part alone, without this feedback. For that of the whole, pass "
+        "from_step over one step of the model, or give its class a method "
+        "recurrent_layers(inputs)."
     )
 
 

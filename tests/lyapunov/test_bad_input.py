@@ -51,7 +51,7 @@ def test_non_finite_weights_are_named(name: str) -> None:
         (nn.GRU(3, 4, batch_first=True), torch.zeros(2, 40, 5), {}, r"\(B, T, D\) with D = 3"),
         (nn.GRU(3, 4), torch.zeros(40), {}, r"expected inputs of shape .* got \(40,\)"),
         (nn.GRU(3, 4), torch.zeros(40, 2, 3).long(), {}, "tensor of floats, got torch.int64"),
-        (nn.Linear(3, 4), torch.zeros(40, 2, 3), {}, "one recurrent module, found none"),
+        (nn.Linear(3, 4), torch.zeros(40, 2, 3), {}, "known, found none"),
         (
             nn.Sequential(nn.GRU(3, 4), nn.LSTM(4, 4)),
             torch.zeros(40, 2, 3),

@@ -312,7 +312,7 @@ class Silent(nn.Module):
         ),
         (Silent(), torch.zeros(30, 2, 5), "called none of its recurrent parts.*D = 3"),
         (nn.Sequential(nn.LazyLinear(3), nn.GRU(3, 4)), torch.zeros(30, 2, 5), "lazy parameters"),
-        (nn.Linear(3, 4), torch.zeros(30, 2, 3), "one recurrent module, found none"),
+        (nn.Linear(3, 4), torch.zeros(30, 2, 3), "known, found none"),
     ],
 )
 def test_what_no_part_can_read(model: nn.Module, inputs: Tensor, message: str) -> None:

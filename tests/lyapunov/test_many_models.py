@@ -158,7 +158,7 @@ def test_what_is_wrong_with_one_model_is_said() -> None:
         diverged.weight_hh_l0[0, 0] = math.nan
     with pytest.raises(ValueError, match="parameter 'weight_hh_l0'.*diverged"):
         lyapunov_spectra([good, diverged], inputs)
-    with pytest.raises(ValueError, match="Expected Linear to hold one recurrent module"):
+    with pytest.raises(ValueError, match="Expected Linear to hold a recurrent module"):
         lyapunov_spectra([good, nn.Linear(D, H)], inputs)
     with pytest.raises(TypeError, match="got str"):
         lyapunov_spectra([good, "gru"], inputs)  # type: ignore[list-item]

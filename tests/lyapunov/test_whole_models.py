@@ -280,7 +280,7 @@ def test_layers_that_say_nothing_are_refused(registered: type[Leaky]) -> None:
     with pytest.raises(ValueError, match=r"layers of Leaky as \{name: \(recurrent, inputs\)\}"):
         layers_of(registered(), torch.randn(60, 2, 2))
     register_layers(registered, lambda model, x: {"a": (nn.Linear(2, 3), x)})
-    with pytest.raises(ValueError, match="a: Expected Linear to hold one recurrent module"):
+    with pytest.raises(ValueError, match="a: Expected Linear to hold a recurrent module"):
         layers_of(registered(), torch.randn(60, 2, 2))
     register_layers(registered, lambda model, x: {"a": (nn.GRU(2, 3), [1.0])})
     with pytest.raises(TypeError, match="a: Expected inputs as a torch tensor"):

@@ -24,6 +24,11 @@ def carry_once() -> None:
     orders = np.zeros((1, 1), np.int64)
     carry(MIXED, ones, ones, (0, 1), frames, orders, False, 1, 1, sums)
     add_log_volumes(frames, (0, 1), 1, 1, sums)
+    weights, states = np.zeros((1, 1, LANES)), np.zeros((9, 2, 1, 1))
+    run_vanilla(weights, ones[0], False, states[0], *np.zeros((2, 1, 1, 1)))
+    wide = np.zeros((1, 1, 4))
+    run_gru(weights, np.ones((1, 3)), wide, states[0], wide, *np.zeros((6, 1, 1, 1)))
+    run_lstm(weights, wide, *states[:3], wide, *np.zeros((5, 1, 1, 1)), states[3])
     if sums[0, 0] != 0.0:
         raise RuntimeError(f"Expected ln 1 = 0 of the compiled code, got {sums[0, 0]}")
 
