@@ -24,12 +24,12 @@ from optuna_aelle.visualization._frames import pack_request
 from optuna_aelle.visualization._frames import read_frame
 from optuna_aelle.visualization._frames import unpack_request
 from optuna_aelle.visualization._frames import write_frame
+from tests.test_threads import numba_has_threads
 
 LATENT = np.random.default_rng(0).standard_normal((40, 5))
 HEAD = """
 import os, time
 from optuna_aelle.visualization._frames import *
-from tests.test_threads import numba_has_threads
 requests = os.fdopen(0, "rb", buffering=0)
 answers = os.fdopen(1, "wb", buffering=0)
 """
