@@ -150,7 +150,7 @@ def spectral_fingerprints(
             tasks.append(error)
     for doubt in doubts.values():
         warnings.warn(doubt, UserWarning, stacklevel=caller_level())
-    return spectra_of(tasks, k, errors)
+    return spectra_of(tasks, k, errors, clip_k=True)
 
 
 def _tasks_of(

@@ -121,6 +121,8 @@ def spectra_of(
     errors: Errors,
     initial_state: Any = None,
     generator: torch.Generator | None = None,
+    *,
+    clip_k: bool = False,
 ) -> list[Any]:
     """One spectrum for each model, the union of those of its parts.
 
@@ -130,6 +132,7 @@ def spectra_of(
         errors: Whether the first error is raised, or those of all models take their places.
         initial_state: As in `lyapunov_spectrum`.
         generator: As there.
+        clip_k: Whether ``k`` is what is wanted at most.
 
     Example:
         >>> spectra_of([ValueError("too short")], None, "return")
@@ -149,7 +152,7 @@ def spectra_of(
         parts = [next(found) for _ in of_model]
         failed = [part for part in parts if isinstance(part, Exception)]
         spectra = [part for part in parts if not isinstance(part, Exception)]
-        results.append(failed[0] if failed else _union(spectra, of_model, k))
+        results.append(failed[0] if failed else _union(spectra, k, clip_k))
     if errors == "raise":
         for result in results:
             if isinstance(result, Exception):
@@ -158,11 +161,10 @@ def spectra_of(
 
 
 def _union(
-    spectra: Sequence[LyapunovSpectrum], tasks: Sequence[Task], k: int | None
+    spectra: Sequence[LyapunovSpectrum], k: int | None, clip_k: bool
 ) -> LyapunovSpectrum | Exception:
     total = sum(spectrum.state_size for spectrum in spectra)
-    asked = not all(task.settings.sum_rule is False for task in tasks)
-    if k is not None and k > total and asked:
+    if k is not None and k > total and not clip_k:
         return ValueError(f"k must be in [1, {total}], the size of the state, but got {k}.")
     return union(spectra, k)
 
