@@ -72,7 +72,7 @@ def synthetic_trial(number: int, n_spectra: int, rng: np.random.Generator) -> Fr
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_study() -> MakeStudy:
     def make(
         n_trials: int = 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import subprocess
@@ -10,14 +9,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from playwright.sync_api import Browser
+from playwright.sync_api import Page
+from playwright.sync_api import sync_playwright
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import report_spectrum
@@ -29,7 +29,6 @@ pytestmark = pytest.mark.browser
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _QUIET = (
-    "--headless",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -38,31 +37,48 @@ _QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
+_MILLISECONDS = 120_000
+"""How long a busy machine may take to load and draw a page."""
 
 
 @pytest.fixture(scope="module")
-def browser() -> str:
-    for name in _BROWSERS:
-        if path := shutil.which(name):
-            return path
-    skip_unless_required(f"no browser: none of {', '.join(_BROWSERS)} is on the PATH")
+def browser() -> Iterator[Browser]:
+    paths = [path for name in _BROWSERS if (path := shutil.which(name))]
+    if not paths:
+        skip_unless_required(f"no browser: none of {', '.join(_BROWSERS)} is on the PATH")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=paths[0], args=list(_QUIET), timeout=_MILLISECONDS
+        )
+        yield chromium
+        chromium.close()
 
 
-@pytest.fixture
-def dashboard(make_study: Any, tmp_path: Path) -> Iterator[str]:
-    """The address of a dashboard that serves a study with saved figures."""
-    pytest.importorskip("optuna_dashboard")
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    study = make_study(20, storage=storage)
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('browser') / 'study.db'}"
+
+
+@pytest.fixture(scope="module")
+def study(make_study: Any, database: str) -> optuna.Study:
+    """A study in a file, with a pruned trial and saved figures."""
+    study: optuna.Study = make_study(20, storage=database)
     study.pruner = AeLLEPruner(optuna.pruners.ThresholdPruner(lower=0.0))
     study.optimize(hopeless, n_trials=1)
     save_dashboard_plots(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def dashboard(study: optuna.Study, database: str) -> Iterator[str]:
+    """The address of a dashboard that serves the study."""
+    pytest.importorskip("optuna_dashboard")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "from optuna_dashboard._cli import main; main()"
     server = subprocess.Popen(
-        [sys.executable, "-c", code, storage, "--host", "127.0.0.1", "--port", str(port)],
+        [sys.executable, "-c", code, database, "--host", "127.0.0.1", "--port", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -76,6 +92,8 @@ def dashboard(make_study: Any, tmp_path: Path) -> Iterator[str]:
 
 
 def hopeless(trial: optuna.Trial) -> float:
+    # The dashboard divides by the number of parameters.
+    trial.suggest_int("hidden", 8, 64)
     report_spectrum(trial, -0.1 * np.arange(1.0, 33.0), 0)
     trial.report(-1.0, 0)
     assert trial.should_prune()
@@ -95,59 +113,49 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def page_of(browser: str, dashboard: str, tmp_path: Path) -> Callable[[str], str]:
-    """What a browser makes of a page of the study."""
-
-    def load(address: str) -> str:
-        return subprocess.run(
-            [
-                browser,
-                *_QUIET,
-                f"--user-data-dir={tmp_path / 'profile'}",
-                "--window-size=1600,2400",
-                "--virtual-time-budget=15000",
-                "--dump-dom",
-                f"{dashboard}/dashboard/studies/1{address}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        ).stdout
-
-    return load
+def page(browser: Browser, dashboard: str) -> Iterator[Page]:
+    """A browser's page; the study's pages are under its base address."""
+    context = browser.new_context(
+        base_url=f"{dashboard}/dashboard/studies/1/",
+        viewport={"width": 1600, "height": 2400},
+    )
+    context.set_default_timeout(_MILLISECONDS)
+    errors: list[str] = []
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    yield page
+    context.close()
+    assert not errors, "errors on the page's console"
 
 
-def test_dashboard_page_draws_all_figures(page_of: Callable[[str], str]) -> None:
-    pieces = re.split(r'id="user-defined-plot:', page_of(""))[1:]
-    drawn = {piece.split('"', 1)[0]: piece for piece in pieces}
+def test_dashboard_page_draws_all_figures(page: Page) -> None:
     # Titles and marks are in the page only where plotly.js could draw the saved JSON.
     expected = {
-        "aelle-spectra": ("Lyapunov exponent (nats per step)", "js-line", 20),
-        "aelle-latent-map": ("AeLLE latent space", 'class="point"', 20),
-        "aelle-predictions": ("predicted final value", 'class="point"', 20),
-        "aelle-compute-saved": ("Compute saved by pruning", "js-line", 2),
+        "aelle-spectra": ("Lyapunov exponent (nats per step)", ".js-line", 20),
+        "aelle-latent-map": ("AeLLE latent space", ".point", 20),
+        "aelle-predictions": ("predicted final value", ".point", 20),
+        "aelle-compute-saved": ("Compute saved by pruning", ".js-line", 2),
     }
-    assert drawn.keys() == expected.keys()
+    page.goto("../1")
     for name, (words, mark, least) in expected.items():
-        assert words in drawn[name]
-        assert drawn[name].count(mark) >= least
+        plot = page.locator(f"[id='user-defined-plot:{name}']")
+        plot.get_by_text(words).first.wait_for()
+        plot.locator(mark).nth(least - 1).wait_for(state="attached")
+    assert page.locator("[id^='user-defined-plot:']").count() == len(expected)
 
 
-def test_trial_page_says_why_and_shows_no_spectra(
-    page_of: Callable[[str], str], tmp_path: Path
-) -> None:
-    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
+def test_trial_page_says_why_and_shows_no_spectra(page: Page, study: optuna.Study) -> None:
     last = study.trials[-1]
     verdict = decode_verdict(last)
     assert verdict is not None
-    page = page_of(f"/trials?numbers={last.number}")
-    assert f"aelle:decision {verdict.sentence()}" in page
-    assert "aelle:lambda_1" in page
-    assert "exponents" not in page
+    page.goto(f"trials?numbers={last.number}")
+    page.get_by_text(f"aelle:decision {verdict.sentence()}").first.wait_for()
+    page.get_by_text("aelle:lambda_1").first.wait_for()
+    assert "exponents" not in page.content()
 
 
-def test_note_is_shown_without_its_markers(page_of: Callable[[str], str]) -> None:
-    page = page_of("/note")
-    assert "How to read the spectra" in page
-    assert "optuna-aelle:" not in page
+def test_note_is_shown_without_its_markers(page: Page) -> None:
+    page.goto("note")
+    page.get_by_text("How to read the spectra").first.wait_for()
+    assert "optuna-aelle:" not in page.content()
