@@ -1,4 +1,7 @@
-"""What all tests share: quiet logs, no warning remembered from another test, small studies."""
+"""What all tests share: quiet logs, one seed, no warning of another test, small studies.
+
+AELLE_TEST_SEED=1 runs them with other random numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import NoReturn
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.storages import BaseStorage
 from optuna.storages import InMemoryStorage
 from optuna.storages import JournalStorage
@@ -27,6 +31,9 @@ from optuna_aelle.trials.storage import write_study_system_attribute
 def _fresh() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     forget_warnings()
+    seed = int(os.environ.get("AELLE_TEST_SEED", "0"))
+    torch.manual_seed(seed)
+    np.random.seed(seed)
     yield
     forget_warnings()
 
