@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -181,10 +182,21 @@ def read_inputs(
         inside = torch.arange(n_steps, device=values.device)[:, None]
         inside = inside < torch.tensor(ends, device=values.device)
         values = torch.where(inside[..., None], values, 0.0)
-    bad = int((~torch.isfinite(values)).sum())
-    if bad:
+    if not all_finite(values):
+        bad = int((~torch.isfinite(values)).sum())
         raise ValueError(f"Expected finite inputs, got {bad} NaN or infinite entries in 'inputs'.")
     return Sequences(values[: max(ends)], ends)
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no entry is NaN or infinite.
+
+    Example:
+        >>> all_finite(torch.tensor([1.0, torch.inf]))
+        False
+    """
+    # The sum of finite numbers may overflow, but no other sum is finite; it is found sooner.
+    return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
 
 
 def _read_lengths(
@@ -247,6 +259,6 @@ def split_state(
             f"Shape mismatch: expected initial_state of {len(expected)} tensor(s) of shape "
             f"{', '.join(map(str, dict.fromkeys(expected)))}, got {came}."
         )
-    if not all(bool(torch.isfinite(part).all()) for part in parts):
+    if not all(all_finite(part) for part in parts):
         raise ValueError("Expected a finite initial_state, got NaN or infinite entries.")
     return [tuple(part[i] for part in parts) for i in range(len(part_sizes))]

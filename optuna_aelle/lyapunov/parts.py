@@ -28,6 +28,7 @@ from optuna_aelle.lyapunov.capture import run_noting
 from optuna_aelle.lyapunov.custom import StepModel
 from optuna_aelle.lyapunov.groups import about
 from optuna_aelle.lyapunov.inputs import Inputs
+from optuna_aelle.lyapunov.inputs import all_finite
 from optuna_aelle.lyapunov.inputs import batch_axis
 from optuna_aelle.lyapunov.inputs import check_tensor
 from optuna_aelle.lyapunov.models import check_parameters
@@ -140,9 +141,7 @@ def layers_of(model: object, inputs: Inputs) -> list[Part]:
         return [_fed_directly(model, found, inputs, silent)]
     parts = [_part(name, found[name], of_part) for name, of_part in called.items()]
     for part in parts:
-        if not bool(torch.isfinite(data_of(part.inputs)).all()) and bool(
-            torch.isfinite(data_of(inputs)).all()
-        ):
+        if not all_finite(data_of(part.inputs)) and all_finite(data_of(inputs)):
             check_parameters(model)
             raise ValueError(
                 f"Expected the model to feed finite numbers to '{part.name}', got NaN or infinite "

@@ -16,6 +16,7 @@ from torch import Tensor
 from optuna_aelle.lyapunov import compiled
 from optuna_aelle.lyapunov.carriers import AdaptiveCarrier
 from optuna_aelle.lyapunov.carriers import Carrier
+from optuna_aelle.lyapunov.inputs import all_finite
 from optuna_aelle.lyapunov.maps.base import RecurrentMap
 from optuna_aelle.lyapunov.maps.base import State
 from optuna_aelle.lyapunov.maps.base import Trajectory
@@ -70,7 +71,7 @@ class LayerRun:
         if self._unequal:
             trajectory = self._until_the_ends(trajectory)
         visible = self.layer.visible(trajectory.after)
-        if not bool(torch.isfinite(visible).all()):
+        if not all_finite(visible):
             raise FloatingPointError(
                 "Expected a state that stays finite along the inputs, but it overflowed (a ReLU "
                 "network with a growing direction, say). Shorten the sequence or scale the "

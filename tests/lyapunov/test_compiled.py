@@ -72,7 +72,7 @@ def test_every_architecture_has_the_spectrum_of_the_general_path(name: str, gain
 # Around the sizes of a vector, of a block and of the groups that blocks are worked on in.
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 63, 64, 65, 100])
 def test_every_size_has_the_spectrum_of_the_general_path(size: int) -> None:
-    for name, batch in (("gru", 1), ("lstm", 2), ("lstm-hidden", 9), ("rnn-tanh", 3)):
+    for name, batch in (("gru", 1), ("lstm", 2), ("lstm-hidden", 9), ("rnn-tanh", 3), ("gru", 6)):
         network, inputs = built(name, D, size, 1.0), noise(40, batch, D)
         for k in {None, 1, max(1, size // 2), max(1, size - 1)}:
             options: dict[str, Any] = {"state": state_of(name), "k": k}
@@ -191,6 +191,67 @@ def test_states_and_derivatives_are_those_of_the_operations(name: str, batch: in
         # h − n of a GRU may vanish, but for rounding.
         atol = 1e-15 if name == "gru" else 1e-300
         torch.testing.assert_close(part, other, rtol=1e-11, atol=atol)
+
+
+@st.composite
+def small_systems(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of `functions.carry` and `functions.carry_lanes` but for the frames."""
+    size, n_gates = draw(st.integers(1, 16)), draw(st.integers(1, 4))
+    n_models, n_given = draw(st.integers(1, 2)), n_gates + draw(st.integers(0, 1))
+    n_systems = n_models * draw(st.integers(1, 10))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    gates_t = rng.normal(size=(n_models, n_gates, size, size)) * draw(st.sampled_from([0.1, 1e40]))
+    scales = rng.normal(size=(draw(st.integers(1, 5)), n_systems, n_given, size))
+    return {
+        "gates_t": gates_t,
+        "coefficients": scales,
+        "systems": (draw(st.integers(0, n_systems - 1)), n_systems),
+        "n_vectors": draw(st.integers(1, size)),
+        "size": size,
+    }
+
+
+@given(small_systems())
+@settings(max_examples=200, deadline=None)
+def test_systems_in_lanes_are_those_one_by_one(given: dict[str, Any]) -> None:
+    n_systems, k, size = given["coefficients"].shape[1], given["n_vectors"], given["size"]
+    shape = (n_systems, -(-k // functions.ROWS) * functions.ROWS, -(-size // LANES) * LANES)
+    frame = np.zeros(shape)
+    frame[:, :k, :size] = np.random.default_rng(0).normal(size=(n_systems, k, size))
+    orders = np.tile(np.arange(size), (n_systems, 1))
+    alone, together = np.zeros((2, n_systems, k))
+    frames = frame.copy()
+    functions.carry(
+        functions.MIXED, frames=frames, orders=orders, triangular=False, sums=alone, **given
+    )
+    functions.carry_lanes(frames=frame, sums=together, **given)
+    np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-6)
+    np.testing.assert_array_equal(together[: given["systems"][0]], 0.0)
+
+
+def test_a_lane_that_dies_dies_alone() -> None:
+    """Its Jacobian is zero at one step, and it goes on from some frame."""
+    frames = np.zeros((LANES, functions.ROWS, LANES))
+    frames[:, 0, 0] = frames[:, 1, 1] = 1.0
+    scales = np.full((3, LANES, 1, 3), 2.0)
+    scales[1, 2] = 0.0
+    sums = np.zeros((LANES, 2))
+    functions.carry_lanes(np.eye(3)[None, None], scales, (0, LANES), frames, 2, 3, sums)
+    np.testing.assert_array_equal(sums[2], -np.inf)
+    np.testing.assert_allclose(np.delete(sums, 2, axis=0), 3.0 * np.log(2.0))
+    assert np.linalg.matrix_rank(frames[2, :2]) == 2
+
+
+def test_a_lane_that_is_nan_spoils_itself_alone() -> None:
+    frame = np.zeros((LANES, functions.ROWS, LANES))
+    frame[:, 0, 0] = frame[:, 1, 1] = 1.0
+    scales = np.ones((1, LANES, 1, 2))
+    scales[0, 2] = np.nan
+    sums = np.zeros((LANES, 2))
+    gates_t = np.array([[[[1.0, 1.0], [0.0, 1.0]]]])
+    functions.carry_lanes(gates_t, scales, (0, LANES), frame, 2, 2, sums)
+    assert np.isnan(sums[2]).any()
+    np.testing.assert_array_equal(np.delete(sums, 2, axis=0), 0.0)
 
 
 @given(
@@ -320,7 +381,7 @@ def test_narrower_vectors_give_the_same_numbers(tmp_path: Path) -> None:
         torch.manual_seed(0)
         worst = 0.0
         for network in (torch.nn.LSTM(3, 13), torch.nn.GRU(3, 37), torch.nn.RNN(3, 5)):
-            x = torch.randn(60, 3, 3)
+            x = torch.randn(60, 3 if network.hidden_size > 5 else 9, 3)
             for k in (None, 5):
                 ours = lyapunov_spectrum(network, x, k=k)
                 assert ours.computations[0].compiled
@@ -384,6 +445,7 @@ def test_no_memory_is_used_after_it_is_freed() -> None:
         for network in (torch.nn.LSTM(3, 70), torch.nn.GRU(3, 200), torch.nn.RNN(3, 20)):
             for k in (None, 11):
                 lyapunov_spectrum(network, torch.randn(30, 3, 3), k=k)
+        lyapunov_spectrum(torch.nn.GRU(3, 11), torch.randn(30, 13, 3))
         lyapunov_spectra([torch.nn.LSTM(3, 20) for _ in range(3)], torch.randn(30, 3, 3))
         print("done")
     """

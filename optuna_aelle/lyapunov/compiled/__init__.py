@@ -34,6 +34,8 @@ _MAX_SIZE = 1024
 _MAX_LANES = 8
 # From here on several threads share a product of the state with the weights.
 _MAX_THREADED_STATE = 128
+# Some way above where numbers lose digits.
+_LEAST_NORMAL = 1e-290
 _enabled: ContextVar[bool] = ContextVar("compiled", default=True)
 
 
@@ -96,6 +98,21 @@ def padded(weights_t: Tensor) -> npt.NDArray[np.float64]:
     wide = np.zeros((*weights_t.shape[:2], -(-width // _MAX_LANES) * _MAX_LANES))
     wide[:, :, :width] = weights_t.numpy()
     return wide
+
+
+def sum_of_logs(derivatives: Tensor) -> Tensor | None:
+    """Σ ln|d| over the last axis, or None where some are too small for it to be accurate.
+
+    Example:
+        >>> sum_of_logs(torch.tensor([[0.5, -1.0], [1.0, 1.0]]).double())
+        tensor([-0.6931,  0.0000], dtype=torch.float64)
+    """
+    sums = derivatives.new_empty(derivatives.shape[:-1])
+    rows = derivatives.reshape(-1, derivatives.shape[-1])
+    functions = _load()
+    assert functions is not None  # who has derivatives has them from there
+    smallest = functions.sum_of_logs(rows.numpy(), sums.view(-1).numpy())
+    return sums if smallest > _LEAST_NORMAL else None
 
 
 @contextmanager

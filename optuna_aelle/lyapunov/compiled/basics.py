@@ -19,6 +19,9 @@ ROWS = 8
 TALL = 4 * ROWS
 BYTES = 8
 WIDE = 2 * LANES
+# Numbers whose logarithms are summed are multiplied up while the product is far from the limits of
+# float64.
+LEAST, MOST = 1e-100, 1e100
 # Bytes of a line of the cache.
 _LINE = 64
 _wide_tile = make_tile(ROWS, 2)

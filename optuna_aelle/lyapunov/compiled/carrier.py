@@ -30,6 +30,8 @@ _MAX_DEPENDENCE = 1e8
 _KINDS = {"mixed": functions.MIXED, "lstm": functions.LSTM}
 # Rows whose starts lie a multiple of this apart push each other out of the first cache.
 _CROWDED = 256
+# Up to which size a system to each lane is faster than a vector to several numbers of one.
+_MAX_SMALL = 16
 # What a thread of its own costs, in multiplications.
 _PARALLEL_FROM = 10_000_000
 # Numbers of the Jacobians that are formed at once.
@@ -101,22 +103,22 @@ class CompiledCarrier(Carrier):
         gates_t, frames = self._gates_t.numpy(), self._frames.numpy()
         orders, sums = self._orders.numpy(), self.sums.numpy()
 
+        small = (
+            self._form == functions.MIXED
+            and self._size <= _MAX_SMALL
+            and len(frames) > functions.LANES // 2
+        )
+
         def of(first: int, last: int) -> None:
-            functions.carry(
-                self._form,
-                gates_t,
-                given,
-                (first, last),
-                frames,
-                orders,
-                self._triangular,
-                self._k,
-                self._size,
-                sums,
-            )
+            systems, shape = (first, last), (self._k, self._size)
+            if small:
+                functions.carry_lanes(gates_t, given, systems, frames, *shape, sums)
+            else:
+                state = (frames, orders, self._triangular)
+                functions.carry(self._form, gates_t, given, systems, *state, *shape, sums)
 
         self._in_threads(of, len(given) * self._k * self._size**2)
-        self._triangular = True
+        self._triangular = not small
 
     def log_volume(self, state: State) -> Tensor:
         frames = self._frames

@@ -73,7 +73,7 @@ def renormalize_block(  # type: ignore[no-untyped-def]
         at = a if fixed else largest(start + a * stride, width // LANES)
         pivot = frame[a, at]
         if pivot == 0.0:
-            at = _free_row(pivots, a, size)
+            at = free_row(pivots, a, size)
             frame[a, at] = 1.0
         else:
             # Not by its inverse: equal rows are to stay equal, so that what they share is 0 after.
@@ -101,7 +101,7 @@ def renormalize_block(  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _free_row(pivots, n_taken, size):  # type: ignore[no-untyped-def]
+def free_row(pivots, n_taken, size):  # type: ignore[no-untyped-def]
     """The first row that is no pivot yet."""
     for row in range(size):
         taken = False

@@ -9,9 +9,11 @@ from optuna_aelle.lyapunov.compiled.jacobians import MIXED
 from optuna_aelle.lyapunov.compiled.jacobians import STAGED
 from optuna_aelle.lyapunov.compiled.kernels import add_log_volumes
 from optuna_aelle.lyapunov.compiled.kernels import carry
+from optuna_aelle.lyapunov.compiled.lanes import carry_lanes
 from optuna_aelle.lyapunov.compiled.states import run_gru
 from optuna_aelle.lyapunov.compiled.states import run_lstm
 from optuna_aelle.lyapunov.compiled.states import run_vanilla
+from optuna_aelle.lyapunov.compiled.states import sum_of_logs
 from optuna_aelle.lyapunov.compiled.tiles import LANES
 
 
@@ -23,7 +25,9 @@ def carry_once() -> None:
     ones = np.ones((1, 1, 1, 1))
     orders = np.zeros((1, 1), np.int64)
     carry(MIXED, ones, ones, (0, 1), frames, orders, False, 1, 1, sums)
+    carry_lanes(ones, ones, (0, 1), frames, 1, 1, sums)
     add_log_volumes(frames, (0, 1), 1, 1, sums)
+    sum_of_logs(ones[0, 0], sums[0])
     weights, states = np.zeros((1, 1, LANES)), np.zeros((9, 2, 1, 1))
     run_vanilla(weights, ones[0], False, states[0], *np.zeros((2, 1, 1, 1)))
     wide = np.zeros((1, 1, 4))
@@ -42,8 +46,10 @@ __all__ = [
     "STAGED",
     "add_log_volumes",
     "carry",
+    "carry_lanes",
     "carry_once",
     "run_gru",
     "run_lstm",
     "run_vanilla",
+    "sum_of_logs",
 ]

@@ -17,6 +17,8 @@ import numpy as np
 
 from optuna_aelle.lyapunov.compiled.basics import BYTES
 from optuna_aelle.lyapunov.compiled.basics import INNER
+from optuna_aelle.lyapunov.compiled.basics import LEAST
+from optuna_aelle.lyapunov.compiled.basics import MOST
 from optuna_aelle.lyapunov.compiled.basics import ROWS
 from optuna_aelle.lyapunov.compiled.basics import TALL
 from optuna_aelle.lyapunov.compiled.basics import WIDE
@@ -30,17 +32,14 @@ from optuna_aelle.lyapunov.compiled.jacobians import STAGED
 from optuna_aelle.lyapunov.compiled.jacobians import form
 from optuna_aelle.lyapunov.compiled.tiles import LANES
 
-# Growth is multiplied up while the product is far from the limits of float64.
-_LEAST, _MOST = 1e-100, 1e100
-
 
 @compiled(**INNER)
-def _grow(sums, growth, sizes, n_vectors):  # type: ignore[no-untyped-def]
+def grow(sums, growth, sizes, n_vectors):  # type: ignore[no-untyped-def]
     """Note the sizes of one step's pivots: ln|pivot| is summed, in as few logarithms as can be."""
     n_outside = 0
     for a in range(n_vectors):
         product = growth[a] * sizes[a]
-        outside = not (_LEAST < sizes[a] < _MOST) or not (_LEAST < product < _MOST)
+        outside = not (LEAST < sizes[a] < MOST) or not (LEAST < product < MOST)
         n_outside += outside
     if n_outside:
         for a in range(n_vectors):
@@ -110,7 +109,7 @@ def _step(  # type: ignore[no-untyped-def]
             )
         if bottom < height:
             note_triangle(frame, top, TALL, pivots, triangles[top // TALL])
-    _grow(sums, growth, sizes, n_vectors)
+    grow(sums, growth, sizes, n_vectors)
     _complete(pivots, n_vectors, order)
 
 

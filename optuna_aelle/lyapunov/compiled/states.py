@@ -11,6 +11,8 @@ import math
 import numpy as np
 
 from optuna_aelle.lyapunov.compiled.basics import INNER
+from optuna_aelle.lyapunov.compiled.basics import LEAST
+from optuna_aelle.lyapunov.compiled.basics import MOST
 from optuna_aelle.lyapunov.compiled.basics import ROWS
 from optuna_aelle.lyapunov.compiled.basics import compiled
 from optuna_aelle.lyapunov.compiled.basics import product
@@ -121,6 +123,27 @@ def _recurrent(h, weight_t, out, scratch, at_weight):  # type: ignore[no-untyped
 @compiled(**INNER)
 def _scratch(size, width):  # type: ignore[no-untyped-def]
     return (np.zeros((size, ROWS)), np.empty((ROWS, width))), np.empty(size, np.int64)
+
+
+@compiled()
+def sum_of_logs(values, out):  # type: ignore[no-untyped-def]
+    """Σ ln|v| of each row of ``values (R, H)`` to ``out (R,)``; returns the smallest |v|."""
+    smallest = np.inf
+    for row in range(len(values)):
+        total, product = 0.0, 1.0
+        for j in range(values.shape[1]):
+            size = abs(values[row, j])
+            smallest = min(smallest, size)
+            # Few logarithms of products instead of many.
+            if not LEAST < size < MOST:
+                total += math.log(size)
+            else:
+                product *= size
+                if not LEAST < product < MOST:
+                    total += math.log(product)
+                    product = 1.0
+        out[row] = total + math.log(product)
+    return smallest
 
 
 @compiled()

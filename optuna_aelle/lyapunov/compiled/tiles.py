@@ -32,6 +32,7 @@ def _lanes() -> int:
 
 LANES = _lanes()
 _VECTOR = ir.VectorType(_DOUBLE, LANES)
+_POSITIONS = ir.VectorType(_INDEX, LANES)
 
 
 def make_tile(n_rows: int, n_vectors: int) -> Any:
@@ -82,8 +83,7 @@ def make_tile(n_rows: int, n_vectors: int) -> Any:
                         builder.store(found, total)
             for of_row, at_row in zip(sums, places, strict=True):
                 for total, place in zip(of_row, at_row, strict=True):
-                    pointer = builder.inttoptr(place, _VECTOR.as_pointer())
-                    builder.store(builder.load(total), pointer).align = _BYTES
+                    _store(builder, builder.load(total), place)
             return context.get_dummy_value()
 
         number = types.int64
@@ -121,8 +121,7 @@ def make_solve(n_rows: int) -> Any:
                     for piece, vector in zip(pieces, done, strict=True):
                         place = _at(builder, at_other, _whole(piece))
                         left = _fma(builder, spread, vector, _load(builder, place, _VECTOR))
-                        pointer = builder.inttoptr(place, _VECTOR.as_pointer())
-                        builder.store(left, pointer).align = _BYTES
+                        _store(builder, left, place)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 4), emit
@@ -136,21 +135,20 @@ def largest(typing: Any, start: Any, n_vectors: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         start, n_vectors = arguments
-        positions = ir.VectorType(_INDEX, LANES)
         best = cgutils.alloca_once(builder, _VECTOR)
-        found = cgutils.alloca_once(builder, positions)
+        found = cgutils.alloca_once(builder, _POSITIONS)
         builder.store(ir.Constant(_VECTOR, [-1.0] * LANES), best)
-        builder.store(ir.Constant(positions, [0] * LANES), found)
+        builder.store(ir.Constant(_POSITIONS, [0] * LANES), found)
         with cgutils.for_range(builder, n_vectors) as loop:
             place = _at(builder, start, builder.mul(loop.index, _whole(LANES * _BYTES)))
             sizes = builder.call(_named(builder, "fabs", 1), [_load(builder, place, _VECTOR)])
-            here = _spread(builder, loop.index, positions)
+            here = _spread(builder, loop.index, _POSITIONS)
             size, place = _larger(builder, sizes, here, builder.load(best), builder.load(found))
             builder.store(size, best)
             builder.store(place, found)
         sizes, places = builder.load(best), builder.load(found)
-        lanes = ir.Constant(positions, list(range(LANES)))
-        places = builder.add(builder.mul(places, ir.Constant(positions, [LANES] * LANES)), lanes)
+        lanes = ir.Constant(_POSITIONS, list(range(LANES)))
+        places = builder.add(builder.mul(places, ir.Constant(_POSITIONS, [LANES] * LANES)), lanes)
         half = LANES // 2
         while half > 1:
             lower, upper = list(range(half)), list(range(half, 2 * half))
@@ -172,6 +170,124 @@ def largest(typing: Any, start: Any, n_vectors: Any) -> Any:
         return position
 
     return types.int64(types.int64, types.int64), emit
+
+
+def make_combination(n_columns: int) -> Any:
+    """A function for compiled code: Σᵢ aᵢ B[i], lane by lane, for rows of ``n_columns`` vectors.
+
+    Its arguments: where the result goes; where the n vectors a start; where the first row of B
+    starts; bytes from one row to the next; n.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def combination(typing: Any, out: Any, a: Any, b: Any, stride: Any, n: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            out, a, b, stride, n = arguments
+            sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(n_columns)]
+            for total in sums:
+                builder.store(ir.Constant(_VECTOR, [0.0] * LANES), total)
+            with cgutils.for_range(builder, n) as loop:
+                factor = _load(builder, _vector_at(builder, a, loop.index), _VECTOR)
+                at_row = _at(builder, b, builder.mul(loop.index, stride))
+                for column, total in enumerate(sums):
+                    other = _load(builder, _vector_at(builder, at_row, _whole(column)), _VECTOR)
+                    builder.store(_fma(builder, factor, other, builder.load(total)), total)
+            for column, total in enumerate(sums):
+                _store(builder, builder.load(total), _vector_at(builder, out, _whole(column)))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), emit
+
+    return combination
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_products(typing: Any, out: Any, a: Any, b: Any, n: Any) -> Any:
+    """``out[i] += a[i] b[i]`` for n vectors each."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, a, b, n = arguments
+        with cgutils.for_range(builder, n) as loop:
+            of_a, of_b, total = (
+                _load(builder, _vector_at(builder, start, loop.index), _VECTOR)
+                for start in (a, b, out)
+            )
+            place = _vector_at(builder, out, loop.index)
+            _store(builder, _fma(builder, of_a, of_b, total), place)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def take_out_of_lanes(typing: Any, out: Any, a: Any, places: Any, n: Any) -> Any:
+    """``out[i] -= f a[i]`` for n vectors, where f is in each lane what ``out`` has at its place.
+
+    ``a`` has a one there, and ``out`` has a zero there afterwards, whatever rounding does.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, a, places, n = arguments
+        at = _load(builder, places, _POSITIONS)
+        minus = cgutils.alloca_once(builder, _VECTOR)
+        builder.store(ir.Constant(_VECTOR, [0.0] * LANES), minus)
+        with cgutils.for_range(builder, n) as loop:
+            is_here = builder.icmp_signed("==", at, _spread(builder, loop.index, _POSITIONS))
+            value = builder.fneg(_load(builder, _vector_at(builder, out, loop.index), _VECTOR))
+            builder.store(builder.select(is_here, value, builder.load(minus)), minus)
+        factor = builder.load(minus)
+        with cgutils.for_range(builder, n) as loop:
+            is_here = builder.icmp_signed("==", at, _spread(builder, loop.index, _POSITIONS))
+            place = _vector_at(builder, out, loop.index)
+            of_a = _load(builder, _vector_at(builder, a, loop.index), _VECTOR)
+            left = _fma(builder, of_a, factor, _load(builder, place, _VECTOR))
+            zeros = ir.Constant(_VECTOR, [0.0] * LANES)
+            _store(builder, builder.select(is_here, zeros, left), place)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def divide(typing: Any, out: Any, divisor: Any, n: Any) -> Any:
+    """``out[i] /= divisor`` for n vectors and one vector of divisors."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, divisor, n = arguments
+        by = _load(builder, divisor, _VECTOR)
+        with cgutils.for_range(builder, n) as loop:
+            place = _vector_at(builder, out, loop.index)
+            _store(builder, builder.fdiv(_load(builder, place, _VECTOR), by), place)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def largest_of_lanes(typing: Any, start: Any, n: Any, values: Any, places: Any) -> Any:
+    """In each lane of n vectors the value of the largest size, and where it is."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start, n, values, places = arguments
+        largest, best, found = (
+            cgutils.alloca_once(builder, kind) for kind in (_VECTOR, _VECTOR, _POSITIONS)
+        )
+        # Where all are NaN, so is what is found.
+        builder.store(_load(builder, start, _VECTOR), largest)
+        builder.store(ir.Constant(_VECTOR, [-1.0] * LANES), best)
+        builder.store(ir.Constant(_POSITIONS, [0] * LANES), found)
+        with cgutils.for_range(builder, n) as loop:
+            value = _load(builder, _vector_at(builder, start, loop.index), _VECTOR)
+            size = builder.call(_named(builder, "fabs", 1), [value])
+            larger = builder.fcmp_ordered(">", size, builder.load(best))
+            here = _spread(builder, loop.index, _POSITIONS)
+            for new, old in ((value, largest), (size, best), (here, found)):
+                builder.store(builder.select(larger, new, builder.load(old)), old)
+        _store(builder, builder.load(largest), values)
+        _store(builder, builder.load(found), places)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -211,6 +327,15 @@ def _whole(number: int) -> Any:
 
 def _at(builder: Any, start: Any, offset: Any, more: int = 0) -> Any:
     return builder.add(builder.add(start, offset), _whole(more))
+
+
+def _vector_at(builder: Any, start: Any, number: Any) -> Any:
+    return _at(builder, start, builder.mul(number, _whole(LANES * _BYTES)))
+
+
+def _store(builder: Any, vector: Any, address: Any) -> None:
+    pointer = builder.inttoptr(address, vector.type.as_pointer())
+    builder.store(vector, pointer).align = _BYTES
 
 
 def _load(builder: Any, address: Any, kind: Any) -> Any:

@@ -28,8 +28,6 @@ StateKind = Literal["full", "hidden"]
 State = tuple[Tensor, ...]
 
 _LN2 = math.log(2.0)
-# Some way above where numbers lose digits.
-_LEAST_NORMAL = 1e-290
 
 
 def tanh_derivative(y: Tensor) -> Tensor:
@@ -294,17 +292,6 @@ class StagedTangent(RecurrentMap):
     @abstractmethod
     def delicate_tangent(self, coefficients: State, frame: Tensor) -> tuple[Tensor, Tensor]:
         """As `tangent`, in stages: the renormalised frame and its growth ``(S, k)``."""
-
-
-def log_sizes(derivatives: Tensor) -> Tensor | None:
-    """ln|d|, or None where some are too small for it to be accurate.
-
-    Example:
-        >>> log_sizes(torch.tensor([0.5, -1.0]).double())
-        tensor([-0.6931,  0.0000], dtype=torch.float64)
-    """
-    sizes = derivatives.abs()
-    return sizes.log() if float(sizes.min()) > _LEAST_NORMAL else None
 
 
 def log_det_of(matrices: Tensor) -> Tensor:

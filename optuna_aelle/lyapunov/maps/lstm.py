@@ -28,7 +28,6 @@ from optuna_aelle.lyapunov.maps.base import along_systems
 from optuna_aelle.lyapunov.maps.base import by_weight
 from optuna_aelle.lyapunov.maps.base import linear
 from optuna_aelle.lyapunov.maps.base import log_det_of
-from optuna_aelle.lyapunov.maps.base import log_sizes
 from optuna_aelle.lyapunov.maps.base import sigmoid_derivative
 from optuna_aelle.lyapunov.maps.base import tanh_derivative
 from optuna_aelle.lyapunov.maps.mixed import mix
@@ -277,9 +276,9 @@ class LSTMMap(_LSTMMap, StagedTangent):
             return None
         if trajectory.derivatives:
             *_, d_o, forget, _, _ = trajectory.derivatives
-            known = log_sizes(d_o * forget)
+            known = compiled.sum_of_logs(d_o * forget)
             if known is not None:
-                return known.sum(dim=-1) + self._log_det_output
+                return known + self._log_det_output
         log_forget = F.logsigmoid(trajectory.kept[0].chunk(4, dim=-1)[1])
         log_rows = log_forget + self._log_output(trajectory)
         return log_rows.sum(dim=-1) + self._log_det_output

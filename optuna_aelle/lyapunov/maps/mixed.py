@@ -26,7 +26,6 @@ from optuna_aelle.lyapunov.maps.base import along_systems
 from optuna_aelle.lyapunov.maps.base import by_weight
 from optuna_aelle.lyapunov.maps.base import linear
 from optuna_aelle.lyapunov.maps.base import log_det_of
-from optuna_aelle.lyapunov.maps.base import log_sizes
 from optuna_aelle.lyapunov.maps.base import log_tanh_derivative
 from optuna_aelle.lyapunov.maps.base import sigmoid_derivative
 from optuna_aelle.lyapunov.maps.base import tanh_derivative
@@ -157,10 +156,11 @@ class VanillaMap(MixedMap):
     def log_abs_det(self, trajectory: Trajectory) -> Tensor | None:
         (y,) = trajectory.kept
         known = trajectory.derivatives
-        log_slope = log_sizes(known[0]) if known else None
-        if log_slope is None:
+        log_slopes = compiled.sum_of_logs(known[0]) if known else None
+        if log_slopes is None:
             log_slope = (y > 0).double().log() if self.relu else log_tanh_derivative(y)
-        return log_slope.sum(dim=-1) + self._log_det_weight
+            log_slopes = log_slope.sum(dim=-1)
+        return log_slopes + self._log_det_weight
 
     @cached_property
     def _log_det_weight(self) -> Tensor:
