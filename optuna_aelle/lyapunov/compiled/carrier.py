@@ -30,8 +30,10 @@ _MAX_DEPENDENCE = 1e8
 _KINDS = {"mixed": functions.MIXED, "lstm": functions.LSTM}
 # Rows whose starts lie a multiple of this apart push each other out of the first cache.
 _CROWDED = 256
-# Up to which size a system to each lane is faster than a vector to several numbers of one.
+# Up to which size a system to each lane is faster than a vector to several numbers of one, and up to
+# which size times the lanes that one system occupies, with the spare ones.
 _MAX_SMALL = 16
+_MAX_SMALL_PER_SYSTEM = 24
 # What a thread of its own costs, in multiplications.
 _PARALLEL_FROM = 10_000_000
 # Numbers of the Jacobians that are formed at once.
@@ -103,10 +105,11 @@ class CompiledCarrier(Carrier):
         gates_t, frames = self._gates_t.numpy(), self._frames.numpy()
         orders, sums = self._orders.numpy(), self.sums.numpy()
 
+        n_lanes = -(-len(frames) // functions.LANES) * functions.LANES
         small = (
             self._form == functions.MIXED
             and self._size <= _MAX_SMALL
-            and len(frames) > functions.LANES // 2
+            and self._size * n_lanes <= _MAX_SMALL_PER_SYSTEM * len(frames)
         )
 
         def of(first: int, last: int) -> None:
