@@ -30,8 +30,8 @@ _MAX_DEPENDENCE = 1e8
 _KINDS = {"mixed": functions.MIXED, "lstm": functions.LSTM}
 # Rows whose starts lie a multiple of this apart push each other out of the first cache.
 _CROWDED = 256
-# Up to which size a system to each lane is faster than a vector to several numbers of one, and up to
-# which size times the lanes that one system occupies, with the spare ones.
+# Up to which size a system to each lane is faster than a vector to several numbers of one, and up
+# to which size times the lanes that there are for each system, a few being spare.
 _MAX_SMALL = 16
 _MAX_SMALL_PER_SYSTEM = 24
 # What a thread of its own costs, in multiplications.
