@@ -195,8 +195,10 @@ def all_finite(values: Tensor) -> bool:
         >>> all_finite(torch.tensor([1.0, torch.inf]))
         False
     """
-    # The sum of finite numbers may overflow, but no other sum is finite; it is found sooner.
-    return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
+    # One number tells as a rule: a sum is finite only if all its terms are. It may overflow.
+    if not values.is_complex() and math.isfinite(values.detach().sum()):
+        return True
+    return bool(torch.isfinite(values).all())
 
 
 def _read_lengths(
@@ -258,6 +260,11 @@ def split_state(
         raise ValueError(
             f"Shape mismatch: expected initial_state of {len(expected)} tensor(s) of shape "
             f"{', '.join(map(str, dict.fromkeys(expected)))}, got {came}."
+        )
+    if any(part.is_complex() for part in parts):
+        raise ValueError(
+            "Expected initial_state as real numbers, got complex ones. Pass real and imaginary "
+            "parts as separate numbers, as torch.view_as_real does."
         )
     if not all(all_finite(part) for part in parts):
         raise ValueError("Expected a finite initial_state, got NaN or infinite entries.")

@@ -16,6 +16,7 @@ from optuna_aelle.lyapunov import lyapunov_spectra
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import spectral_fingerprint
 from optuna_aelle.lyapunov import systems
+from optuna_aelle.lyapunov.inputs import all_finite
 
 INPUTS = torch.zeros(40, 2, 3)
 
@@ -136,6 +137,48 @@ def test_what_is_no_tensor_is_described_for_many_models_too() -> None:
 def test_tensors_of_other_dtypes(dtype: torch.dtype, remedy: str) -> None:
     with pytest.raises(ValueError, match=f"tensor of floats, got {dtype}. .*{remedy}"):
         lyapunov_spectrum(nn.GRU(3, 4), INPUTS.to(dtype))
+
+
+def test_a_complex_initial_state_is_refused() -> None:
+    start = torch.zeros(1, 2, 4, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="initial_state as real numbers, got complex"):
+        lyapunov_spectrum(nn.GRU(3, 4), INPUTS, initial_state=start)
+
+
+@pytest.mark.parametrize(
+    ("values", "is_finite"),
+    [
+        (torch.full((9,), 3e38), True),  # whose sum is not
+        (torch.tensor([3e38, 3e38, -torch.inf]), False),
+        (torch.tensor([1.0, torch.nan]), False),
+        (torch.tensor([1.0 + 2.0j]), True),
+        (torch.tensor([complex(0.0, torch.inf)]), False),
+        (torch.tensor([2, 3]), True),
+        (torch.zeros(0), True),
+        (torch.ones(3, requires_grad=True), True),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_seen(values: torch.Tensor, is_finite: bool) -> None:
+    assert all_finite(values) == is_finite
+
+
+class OfComplex(nn.Module):
+    """A model whose own layers turn complex numbers to real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.rnn(x.abs().log())[0]
+        return out
+
+
+def test_models_of_complex_inputs_are_told_what_they_feed() -> None:
+    assert lyapunov_spectrum(OfComplex(), INPUTS.to(torch.complex64) + 1.0).state_size == 4
+    with pytest.raises(ValueError, match="feed finite numbers to 'rnn'"):
+        lyapunov_spectrum(OfComplex(), INPUTS.to(torch.complex64))
 
 
 def test_overflowing_state_is_named() -> None:

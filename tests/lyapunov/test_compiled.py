@@ -205,7 +205,7 @@ def small_systems(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "gates_t": gates_t,
         "coefficients": scales,
-        "systems": (draw(st.integers(0, n_systems - 1)), n_systems),
+        "systems": tuple(sorted(draw(st.tuples(*[st.integers(0, n_systems)] * 2)))),
         "n_vectors": draw(st.integers(1, size)),
         "size": size,
     }
@@ -226,7 +226,32 @@ def test_systems_in_lanes_are_those_one_by_one(given: dict[str, Any]) -> None:
     )
     functions.carry_lanes(frames=frame, sums=together, **given)
     np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-6)
-    np.testing.assert_array_equal(together[: given["systems"][0]], 0.0)
+    outside = np.ones(n_systems, bool)
+    outside[slice(*given["systems"])] = False
+    np.testing.assert_array_equal(together[outside], 0.0)
+    # The frames span the same: either way goes on with those of the other.
+    functions.carry(
+        functions.MIXED, frames=frame, orders=orders, triangular=False, sums=together, **given
+    )
+    functions.carry_lanes(frames=frames, sums=alone, **given)
+    np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "sums"),
+    [
+        ([[0.5, -2.0], [1e-200, 1e-280]], [0.0, -480.0 * np.log(10.0)]),
+        ([[1e200] * 6, [1e-99] * 6], [1200.0 * np.log(10.0), -594.0 * np.log(10.0)]),
+        ([[0.5, np.nan], [1.0, 1.0]], [np.nan, 0.0]),
+        ([[0.5, 1e-295], [1.0, 1.0]], None),
+        ([[0.5, 0.0]], None),
+    ],
+)
+def test_logarithms_are_summed_unless_digits_are_lost(values: Any, sums: Any) -> None:
+    found = compiled.sum_of_logs(torch.tensor(values, dtype=torch.float64))
+    assert (found is None) == (sums is None)
+    if found is not None:
+        np.testing.assert_allclose(found, sums, rtol=1e-14)
 
 
 def test_a_lane_that_dies_dies_alone() -> None:
@@ -301,18 +326,24 @@ def test_nearly_dependent_vectors_are_told() -> None:
     assert np.isnan(functions.add_log_volumes(frame.numpy(), (0, 1), 2, 3, volumes))
 
 
-def test_threads_share_the_work_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, inputs = built("lstm", D, 40, 1.0), noise(60, 7, D)
+@pytest.mark.parametrize(
+    ("name", "size", "kernel"), [("lstm", 40, "carry"), ("gru", 8, "carry_lanes")]
+)
+def test_threads_share_the_work_and_change_nothing(
+    name: str, size: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, inputs = built(name, D, size, 1.0), noise(60, 20, D)
     alone = lyapunov_spectrum(network, inputs)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     names = set()
-    carry = functions.carry
+    carry = getattr(functions, kernel)
 
     def spy(*arguments: Any) -> None:
         names.add(threading.current_thread().name)
         carry(*arguments)
 
-    monkeypatch.setattr(functions, "carry", spy)
+    monkeypatch.setattr(functions, kernel, spy)
+    monkeypatch.setattr("optuna_aelle.lyapunov.compiled.carrier._PARALLEL_FROM", 0)
     shared = lyapunov_spectrum(network, inputs)
     assert len(names) > 1
     np.testing.assert_array_equal(shared.exponents, alone.exponents)

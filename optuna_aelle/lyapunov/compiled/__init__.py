@@ -103,6 +103,8 @@ def padded(weights_t: Tensor) -> npt.NDArray[np.float64]:
 def sum_of_logs(derivatives: Tensor) -> Tensor | None:
     """Σ ln|d| over the last axis, or None where some are too small for it to be accurate.
 
+    A sum with NaN is NaN.
+
     Example:
         >>> sum_of_logs(torch.tensor([[0.5, -1.0], [1.0, 1.0]]).double())
         tensor([-0.6931,  0.0000], dtype=torch.float64)

@@ -30,10 +30,10 @@ _MAX_DEPENDENCE = 1e8
 _KINDS = {"mixed": functions.MIXED, "lstm": functions.LSTM}
 # Rows whose starts lie a multiple of this apart push each other out of the first cache.
 _CROWDED = 256
-# Up to which size a system to each lane is faster than a vector to several numbers of one, and up
-# to which size times the lanes that there are for each system, a few being spare.
+# Up to which size one system to a lane is faster, if no lane is spare ...
 _MAX_SMALL = 16
-_MAX_SMALL_PER_SYSTEM = 24
+# ... and if some are: the size times the lanes that are taken up for each system.
+_MAX_SMALL_WITH_SPARE = 20
 # What a thread of its own costs, in multiplications.
 _PARALLEL_FROM = 10_000_000
 # Numbers of the Jacobians that are formed at once.
@@ -105,12 +105,7 @@ class CompiledCarrier(Carrier):
         gates_t, frames = self._gates_t.numpy(), self._frames.numpy()
         orders, sums = self._orders.numpy(), self.sums.numpy()
 
-        n_lanes = -(-len(frames) // functions.LANES) * functions.LANES
-        small = (
-            self._form == functions.MIXED
-            and self._size <= _MAX_SMALL
-            and self._size * n_lanes <= _MAX_SMALL_PER_SYSTEM * len(frames)
-        )
+        small = self._form == functions.MIXED and _fits_lanes(self._size, len(frames))
 
         def of(first: int, last: int) -> None:
             systems, shape = (first, last), (self._k, self._size)
@@ -120,7 +115,8 @@ class CompiledCarrier(Carrier):
                 state = (frames, orders, self._triangular)
                 functions.carry(self._form, gates_t, given, systems, *state, *shape, sums)
 
-        self._in_threads(of, len(given) * self._k * self._size**2)
+        cost = len(given) * self._k * self._size**2
+        self._in_threads(of, cost, functions.LANES if small else 1)
         self._triangular = not small
 
     def log_volume(self, state: State) -> Tensor:
@@ -147,14 +143,22 @@ class CompiledCarrier(Carrier):
             _check_finite(volumes)
         return volumes
 
-    def _in_threads(self, run: Callable[[int, int], None], cost: int) -> None:
-        """All systems, spread over as many threads as PyTorch has if that pays."""
+    def _in_threads(self, run: Callable[[int, int], None], cost: int, at_once: int = 1) -> None:
+        """All systems, spread over as many threads as PyTorch has if that pays.
+
+        Args:
+            run: Takes the systems from the first to before the second.
+            cost: Multiplications for one system.
+            at_once: How many are to stay together.
+        """
         n_systems = len(self._frames)
-        n_threads = min(torch.get_num_threads(), n_systems)
+        n_groups = -(-n_systems // at_once)
+        n_threads = min(torch.get_num_threads(), n_groups)
         if n_threads == 1 or cost * n_systems < _PARALLEL_FROM:
             run(0, n_systems)
             return
-        bounds = [round(i * n_systems / n_threads) for i in range(n_threads + 1)]
+        shares = [round(i * n_groups / n_threads) for i in range(n_threads + 1)]
+        bounds = [min(share * at_once, n_systems) for share in shares]
         with ThreadPoolExecutor(n_threads) as threads:
             list(threads.map(run, bounds[:-1], bounds[1:]))
 
@@ -167,6 +171,11 @@ class CompiledCarrier(Carrier):
         padded = frame.new_zeros(n_systems, rows, width)
         padded[:, :k, :size] = frame
         return padded
+
+
+def _fits_lanes(size: int, n_systems: int) -> bool:
+    n_lanes = -(-n_systems // functions.LANES) * functions.LANES
+    return n_systems > 1 and size <= min(_MAX_SMALL, _MAX_SMALL_WITH_SPARE * n_systems / n_lanes)
 
 
 def _check_finite(logs: Tensor) -> None:

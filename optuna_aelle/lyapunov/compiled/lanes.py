@@ -26,18 +26,22 @@ from optuna_aelle.lyapunov.compiled.tiles import take_out_of_lanes
 
 # Columns of a product that are added up side by side.
 _COLUMNS = 4
-_VECTOR = LANES * BYTES
+_VECTOR_BYTES = LANES * BYTES
 _combination = make_combination(_COLUMNS)
 
 
 @compiled(**INNER)
-def _renormalize(frame, width, n_vectors, size, order, sizes, places, pivots):  # type: ignore[no-untyped-def]
-    """Z = (P L) U in each lane of ``frame (k W, LANES)``."""
-    start, row_bytes = np.int64(frame.ctypes.data), width * _VECTOR
+def _renormalize(frame, width, n_vectors, size, places, pivots, sizes, taken):  # type: ignore[no-untyped-def]
+    """Z = (P L) U in each lane of ``frame (k W, LANES)``.
+
+    To ``places``, ``pivots`` and ``sizes (k, LANES)`` go where the pivot of each vector is, its
+    value and its size; ``taken (k,)`` is memory.
+    """
+    start, row_bytes = np.int64(frame.ctypes.data), width * _VECTOR_BYTES
     at_places, at_pivots = np.int64(places.ctypes.data), np.int64(pivots.ctypes.data)
     for a in range(n_vectors):
         at_a = start + a * row_bytes
-        largest_of_lanes(at_a, size, at_pivots + a * _VECTOR, at_places + a * _VECTOR)
+        largest_of_lanes(at_a, size, at_pivots + a * _VECTOR_BYTES, at_places + a * _VECTOR_BYTES)
         n_dead = 0
         for lane in range(LANES):
             sizes[a, lane] = abs(pivots[a, lane])
@@ -45,12 +49,12 @@ def _renormalize(frame, width, n_vectors, size, order, sizes, places, pivots):  
         for lane in range(LANES if n_dead else 0):
             if pivots[a, lane] == 0.0:
                 for b in range(a):
-                    order[b] = places[b, lane]
-                places[a, lane] = free_row(order, a, size)
+                    taken[b] = places[b, lane]
+                places[a, lane] = free_row(taken, a, size)
                 pivots[a, lane] = frame[a * width + places[a, lane], lane] = 1.0
-        divide(at_a, at_pivots + a * _VECTOR, width)
+        divide(at_a, at_pivots + a * _VECTOR_BYTES, width)
         for b in range(a + 1, n_vectors):
-            take_out_of_lanes(start + b * row_bytes, at_a, at_places + a * _VECTOR, width)
+            take_out_of_lanes(start + b * row_bytes, at_a, at_places + a * _VECTOR_BYTES, width)
 
 
 @compiled()
@@ -68,8 +72,8 @@ def carry_lanes(gates_t, coefficients, systems, frames, n_vectors, size, sums): 
     gates = zeros(n_gates * size * width, LANES)
     growth, sizes = np.ones((n_vectors, LANES)), np.empty((n_vectors, LANES))
     added, pivots = np.zeros((n_vectors, LANES)), zeros(n_vectors, LANES)
-    places, order = np.zeros((n_vectors, LANES), np.int64), np.zeros(n_vectors, np.int64)
-    row_bytes = width * _VECTOR
+    places, taken = np.zeros((n_vectors, LANES), np.int64), np.zeros(n_vectors, np.int64)
+    row_bytes = width * _VECTOR_BYTES
     for first in range(systems[0], systems[1], LANES):
         n_lanes = min(LANES, systems[1] - first)
         for lane in range(LANES):
@@ -91,7 +95,6 @@ def carry_lanes(gates_t, coefficients, systems, frames, n_vectors, size, sums): 
                     for j in range(size):
                         scales[c * width + j, lane] = coefficients[t, s, c, j]
             jacobian_t[:] = 0.0
-            # Here, since an array is freed after its last use, whoever has its address.
             at_jacobian, at_scales = np.int64(jacobian_t.ctypes.data), np.int64(scales.ctypes.data)
             at_gates = np.int64(gates.ctypes.data)
             for i in range(size):
@@ -108,13 +111,13 @@ def carry_lanes(gates_t, coefficients, systems, frames, n_vectors, size, sums): 
             for a in range(n_vectors):
                 for column in range(0, width, _COLUMNS):
                     _combination(
-                        at_carried + a * row_bytes + column * _VECTOR,
+                        at_carried + a * row_bytes + column * _VECTOR_BYTES,
                         at_frame + a * row_bytes,
-                        at_jacobian + column * _VECTOR,
+                        at_jacobian + column * _VECTOR_BYTES,
                         row_bytes,
                         size,
                     )
-            _renormalize(carried, width, n_vectors, size, order, sizes, places, pivots)
+            _renormalize(carried, width, n_vectors, size, places, pivots, sizes, taken)
             grow(added.reshape(-1), growth.reshape(-1), sizes.reshape(-1), n_vectors * LANES)
             frame, carried = carried, frame
         for lane in range(n_lanes):

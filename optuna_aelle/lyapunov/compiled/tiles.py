@@ -265,7 +265,7 @@ def divide(typing: Any, out: Any, divisor: Any, n: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def largest_of_lanes(typing: Any, start: Any, n: Any, values: Any, places: Any) -> Any:
-    """In each lane of n vectors the value of the largest size, and where it is."""
+    """In each lane of n vectors the value of the largest size, and where; NaN only if all are."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         start, n, values, places = arguments
