@@ -74,9 +74,13 @@ def results_file(prog: str, description: str | None, default: Path) -> Path:
 
 
 def _processor() -> str:
+    """Its name, with family and model where Linux tells them: the name alone may say little."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    lines = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+    found = {name.strip(): value.strip() for name, value in lines}
+    name = found.get("model name", platform.machine())
+    if not {"cpu family", "model"} <= found.keys():
+        return name
+    return f"{name} (family {found['cpu family']}, model {found['model']})"
