@@ -132,8 +132,8 @@ def _gemm_cost(axis: Axes, section: Any) -> None:
             most = max(most, *ratios)
     axis.plot([], [], "-o", color="#424242", label="of the fastest library")
     axis.plot([], [], ":", color="#424242", label="of torch.bmm")
-    _targets(axis, STEP_IN_PRODUCTS, "{:g}")
     _sizes(axis, section)
+    _targets(axis, STEP_IN_PRODUCTS, "{:g}")
     axis.set(ylabel="one step / one product (15, N, N)", ylim=(0.0, 1.45 * most))
     axis.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
 
@@ -146,8 +146,8 @@ def _fingerprint(axis: Axes, section: Any) -> None:
             shares = [row["share_of_epoch"] for row in rows]
             axis.plot([r["hidden_size"] for r in rows], shares, "-o", color=color, label=name)
             drawn += shares
-    _targets(axis, SHARE_OF_EPOCH, "{:.0%}")
     _sizes(axis, section)
+    _targets(axis, SHARE_OF_EPOCH, "{:.0%}")
     low, high = 0.6 * min(drawn), 8.0 * max(drawn)
     axis.set(yscale="log", ylim=(low, high), ylabel="all exponents / one epoch")
     ticks = [tick for tick in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0) if low <= tick <= high]
@@ -221,7 +221,8 @@ def _ratios(axis: Axes, ratios: list[float], label: str) -> None:
 
 
 def _targets(axis: Axes, targets: tuple[float, float], form: str) -> None:
-    """What is to be reached, and what is aimed at."""
+    """What is to be reached, and what is aimed at, named where no curve is."""
+    axis.set_xlim(right=1.5 * axis.get_xlim()[1])
     kinds = (("-", "at most", "bottom"), ("--", "aim", "top"))
     for value, (style, word, side) in zip(targets, kinds, strict=True):
         axis.axhline(value, color="#616161", lw=0.9, ls=style)
