@@ -1,0 +1,372 @@
+"""All that is known of one trial: where it was heading, what was decided, beside the best one.
+
+Everything is read from the storage. What is damaged there is left out with a warning; only a trial
+that does not exist is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict
+from dataclasses import dataclass
+from typing import Any
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.speech import predictor_status
+from optuna_aelle.decisions.verdict import Verdict
+from optuna_aelle.decisions.verdict import decode_verdict
+from optuna_aelle.prediction.curves import is_lesson
+from optuna_aelle.prediction.forecast import Forecast
+from optuna_aelle.prediction.forecast import decode_forecasts
+from optuna_aelle.prediction.predictor import PerformancePredictor
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.continuation import continuations
+from optuna_aelle.trials.continuation import one_a_network
+from optuna_aelle.trials.continuation import origin_of
+
+_T = TypeVar("_T")
+FloatArray = npt.NDArray[np.float64]
+
+# As many others as `AeLLEPruner` waits for before it lets its predictor speak.
+_LEAST_OTHERS = 12
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the storage has it.
+
+    Attributes:
+        number: Its number.
+        state: ``"complete"``, ``"pruned"``, ``"running"``, ``"fail"`` or ``"waiting"``.
+        value: What it came to, None where there is nothing finite.
+        params: Its parameters.
+        curve: What it reported, by step.
+        spectrum_step: The step of its latest spectrum; −1 before training, None without any.
+        spectrum: Its latest fingerprint, nats per step, descending; −inf is a dead direction.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    params: Mapping[str, Any]
+    curve: Mapping[int, float]
+    spectrum_step: int | None
+    spectrum: tuple[float, ...]
+
+    @property
+    def lambda_1(self) -> float | None:
+        """The largest exponent of the latest spectrum."""
+        return self.spectrum[0] if self.spectrum else None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a trial went as it went.
+
+    Attributes:
+        study_name: Of its study.
+        direction: ``"minimize"`` or ``"maximize"``.
+        trial: The trial.
+        best: The best finished one; ``trial`` itself where that is the best, None without any.
+        forecast: The latest that was expected of it.
+        forecast_source: ``"stored"``, or ``"computed"`` now from the other trials; None without.
+        no_forecast: Why there is no forecast.
+        bar: What it was held against, in units of the objective, where anybody said so.
+        verdict: Why it was stopped; None where it was not, or where nobody said so.
+        sentence: What became of it, in one line.
+        continues: The trial whose network it trains on.
+        continued_by: The trial that trains its network on.
+
+    Example:
+        >>> explanation = explain_trial(study, 7)
+        >>> explanation.trial.number
+        7
+    """
+
+    study_name: str
+    direction: str
+    trial: TrialRecord
+    best: TrialRecord | None
+    forecast: Forecast | None
+    forecast_source: str | None
+    no_forecast: str | None
+    bar: float | None
+    verdict: Verdict | None
+    sentence: str
+    continues: int | None
+    continued_by: int | None
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no finished trial is better."""
+        return self.best is not None and self.best.number == self.trial.number
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as what JSON can hold: numbers that are not finite are None.
+
+        Example:
+            >>> import json
+            >>> text = json.dumps(explain_trial(study, 7).as_dict(), allow_nan=False)
+        """
+        forecast = self.forecast
+        payload = {name: value for name, value in vars(self).items() if name != "forecast"}
+        payload["trial"] = _as_dict(self.trial)
+        payload["best"] = None if self.best is None else _as_dict(self.best)
+        payload["verdict"] = (
+            None
+            if self.verdict is None
+            else {k: v for k, v in asdict(self.verdict).items() if k != "forecast"}
+        )
+        payload["forecast"] = (
+            None
+            if forecast is None
+            else asdict(forecast)
+            | {
+                "interval": forecast.interval,
+                "percentile": forecast.percentile,
+                "percentile_interval": forecast.percentile_interval,
+            }
+        )
+        cleaned: dict[str, Any] = _json_ready(payload)
+        return cleaned
+
+    def text(self) -> str:
+        """A page for people: what became of it, what was expected, pictures beside the best one.
+
+        Example:
+            >>> print(explain_trial(study, 7).text())
+            trial 7 of 'example': ...
+        """
+        from optuna_aelle.decisions.explanation_page import page_of
+
+        return page_of(self)
+
+
+def explain_trial(
+    study: optuna.Study, number: int, *, objective: int = 0, ask_predictor: bool = True
+) -> Explanation:
+    """Gather what the storage knows of one trial.
+
+    Returns:
+        A record; ``text()`` is a page for people, ``as_dict()`` is ready for JSON.
+
+    Args:
+        study: Its study.
+        number: Of the trial.
+        objective: Of a multi-objective study, the one that is explained; counted from 0.
+        ask_predictor: Whether to forecast a pruned or running trial of which no forecast is
+            stored, from all other trials. This takes about a second; it is left out, with the
+            reason, where such forecasts have not ranked this study's own trials well.
+
+    Raises:
+        ValueError: The study has no such trial, or no such objective.
+
+    Example:
+        >>> print(explain_trial(study, 3).sentence)
+    """
+    if not 0 <= objective < len(study.directions):
+        raise ValueError(
+            f"Expected an objective from 0 to {len(study.directions) - 1}, but got {objective!r}."
+        )
+    trials = study.get_trials(deepcopy=False)
+    trial = next((t for t in trials if t.number == number), None)
+    if trial is None:
+        there = f"its trials are numbered 0 to {len(trials) - 1}" if trials else "it has none"
+        raise ValueError(
+            f"Expected the number of a trial of '{study.study_name}', but got {number!r}: {there}."
+        )
+    return explain_one(study, trial, trials, objective=objective, ask_predictor=ask_predictor)
+
+
+def explain_one(
+    study: optuna.Study,
+    trial: FrozenTrial,
+    trials: Sequence[FrozenTrial],
+    *,
+    objective: int = 0,
+    ask_predictor: bool = False,
+) -> Explanation:
+    """As `explain_trial`, of trials that have been fetched."""
+    maximize = study.directions[objective] == StudyDirection.MAXIMIZE
+    own = record_of(trial, objective)
+    best = best_finished(trials, objective, maximize=maximize)
+    verdict = _unless_damaged(lambda: _sound(decode_verdict(trial)), None)
+    forecasts: dict[int, Forecast] = {}
+    forecasts = _unless_damaged(lambda: decode_forecasts(trial), forecasts)
+    forecast = next((f for f in reversed(forecasts.values()) if _is_sound(f)), None)
+    source = None if forecast is None else "stored"
+    reason: str | None = None
+    if forecast is None:
+        forecast, reason = _forecast_now(study, trial, trials, ask=ask_predictor)
+        source = None if forecast is None else "computed"
+    continued: dict[int, int] = {}
+    continued = _unless_damaged(lambda: continuations(trials), continued)
+    bar = None
+    if verdict is not None and verdict.bar is not None:
+        bar = verdict.bar
+    elif forecast is not None:
+        bar = forecast.bar_value
+    return Explanation(
+        study_name=study.study_name,
+        direction="maximize" if maximize else "minimize",
+        trial=own,
+        best=None if best is None else record_of(best, objective),
+        forecast=forecast,
+        forecast_source=source,
+        no_forecast=reason,
+        bar=bar,
+        verdict=verdict,
+        sentence=_sentence(own, verdict, trials, objective, maximize=maximize),
+        continues=_unless_damaged(lambda: origin_of(trial), None),
+        continued_by=continued.get(trial.number),
+    )
+
+
+def record_of(trial: FrozenTrial, objective: int = 0) -> TrialRecord:
+    """What the storage has of a trial, without what is damaged."""
+    spectra: dict[int, FloatArray] = {}
+    spectra = _unless_damaged(lambda: decode_spectra(trial), spectra)
+    step = max(spectra, default=None)
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        value=came_to(trial, objective),
+        params=dict(trial.params),
+        curve=dict(sorted(trial.intermediate_values.items())),
+        spectrum_step=step,
+        spectrum=() if step is None else tuple(map(float, spectra[step])),
+    )
+
+
+def came_to(trial: FrozenTrial, objective: int = 0) -> float | None:
+    """The value of a trial that has ended, None where there is nothing finite."""
+    if trial.values is None or objective >= len(trial.values):
+        return None
+    value = float(trial.values[objective])
+    return value if math.isfinite(value) else None
+
+
+def best_finished(
+    trials: Sequence[FrozenTrial], objective: int = 0, *, maximize: bool
+) -> FrozenTrial | None:
+    """The best of the trials that ran to their end; the first of equals."""
+    finished = [
+        (value if maximize else -value, -trial.number, trial)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and (value := came_to(trial, objective)) is not None
+    ]
+    return max(finished, key=lambda found: found[:2])[2] if finished else None
+
+
+def _sentence(
+    own: TrialRecord,
+    verdict: Verdict | None,
+    trials: Sequence[FrozenTrial],
+    objective: int,
+    *,
+    maximize: bool,
+) -> str:
+    if verdict is not None:
+        return verdict.sentence()
+    steps = moment(max(own.curve, default=UNTRAINED_STEP))
+    if own.state == "complete" and own.value is not None:
+        ends = [came_to(t, objective) for t in trials if t.state == TrialState.COMPLETE]
+        known = [end for end in ends if end is not None]
+        better = sum(end > own.value if maximize else end < own.value for end in known)
+        return f"ran to its end: place {better + 1} of the {len(known)} that have finished"
+    if own.state == "complete":
+        return "ran to its end, at a value that is not finite"
+    if own.state == "pruned":
+        return f"{steps}: stopped; the pruner has not said why"
+    if own.state == "running":
+        return f"{steps}: it is running"
+    return "it has not been started" if own.state == "waiting" else f"{steps}: it failed"
+
+
+def _forecast_now(
+    study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], *, ask: bool
+) -> tuple[Forecast | None, str | None]:
+    """What all others say of a trial, or why nothing is said."""
+    if len(study.directions) > 1:
+        return None, "the study has several objectives, and none was stored"
+    if trial.state == TrialState.COMPLETE:
+        return None, "none was made while it ran, and its end is known"
+    if trial.state not in (TrialState.RUNNING, TrialState.PRUNED):
+        return None, "it has not been trained"
+    said = _unless_damaged(lambda: predictor_status(study), None)
+    none_was_made = "none was made" if said is None else f"none was made: {said}"
+    if not ask:
+        return None, none_was_made
+    # One that has ended must not be told its own end.
+    others = [t for t in trials if t.number != trial.number]
+    n = sum(map(is_lesson, one_a_network(others)))
+    if n < _LEAST_OTHERS:
+        return None, f"only {n} other trials have ended with a value, it needs {_LEAST_OTHERS}"
+    step = UNTRAINED_STEP if trial.last_step is None else trial.last_step
+    try:
+        maximize = study.direction == StudyDirection.MAXIMIZE
+        fitted = PerformancePredictor(direction="maximize" if maximize else "minimize").fit(others)
+        if not fitted.skill(step).speaks:
+            return None, (
+                f"{moment(step)}, forecasts from the other trials do not rank them better than "
+                "chance or than the plain value"
+            )
+        forecast = fitted.forecast(trial, step)
+        return (forecast, None) if _is_sound(forecast) else (None, none_was_made)
+    except Exception as error:  # whatever is wrong with the others, this one can be explained
+        return None, f"none can be computed now ({error})"
+
+
+def _is_sound(forecast: Forecast) -> bool:
+    numbers = (forecast.value, forecast.value_std, forecast.chance, forecast.standing)
+    return all(map(math.isfinite, numbers)) and forecast.value_std >= 0.0
+
+
+def _sound(verdict: Verdict | None) -> Verdict | None:
+    """A verdict that can be told; what was damaged by hand shows there at the latest."""
+    if verdict is not None:
+        verdict.sentence()
+    return verdict
+
+
+def _unless_damaged(read: Callable[[], _T], otherwise: _T) -> _T:
+    try:
+        return read()
+    except Exception as error:  # an attribute may hold anything
+        warn_once(
+            "attribute not explained",
+            f"An attribute cannot be read ({type(error).__name__}: {error}); it is left out.",
+            error,
+        )
+        return otherwise
+
+
+def moment(step: int | None) -> str:
+    """A step in words."""
+    return "before training" if step in (None, UNTRAINED_STEP) else f"step {step}"
+
+
+def _as_dict(record: TrialRecord) -> dict[str, Any]:
+    return {**vars(record), "lambda_1": record.lambda_1}
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
