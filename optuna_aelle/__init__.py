@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optuna_aelle.backtest.race import race as race
     from optuna_aelle.backtest.replay import replay as replay
     from optuna_aelle.decisions.checkpoints import Checkpoints as Checkpoints
+    from optuna_aelle.decisions.multi_objective import should_prune as should_prune
     from optuna_aelle.decisions.pruner import AeLLEPruner as AeLLEPruner
     from optuna_aelle.decisions.sampler import AeLLESampler as AeLLESampler
     from optuna_aelle.lyapunov import LyapunovSpectrum as LyapunovSpectrum
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from optuna_aelle.trials.attributes import decode_spectra as decode_spectra
     from optuna_aelle.trials.attributes import encode_spectrum as encode_spectrum
     from optuna_aelle.trials.attributes import report_spectrum as report_spectrum
+    from optuna_aelle.trials.objectives import decode_values as decode_values
     from optuna_aelle.trials.reporting import report_network as report_network
     from optuna_aelle.trials.table import RecordedTrials as RecordedTrials
     from optuna_aelle.visualization import DashboardCallback as DashboardCallback
@@ -56,6 +58,7 @@ _HOME = {
     "RecordedTrials": "optuna_aelle.trials.table",
     "cells": "optuna_aelle.lyapunov",
     "decode_spectra": "optuna_aelle.trials.attributes",
+    "decode_values": "optuna_aelle.trials.objectives",
     "encode_spectrum": "optuna_aelle.trials.attributes",
     "from_log_rates": "optuna_aelle.lyapunov",
     "from_step": "optuna_aelle.lyapunov",
@@ -69,6 +72,7 @@ _HOME = {
     "report_network": "optuna_aelle.trials.reporting",
     "report_spectrum": "optuna_aelle.trials.attributes",
     "save_dashboard_plots": "optuna_aelle.visualization",
+    "should_prune": "optuna_aelle.decisions.multi_objective",
     "spectral_fingerprint": "optuna_aelle.lyapunov",
     "spectral_fingerprints": "optuna_aelle.lyapunov",
     "systems": "optuna_aelle.lyapunov",

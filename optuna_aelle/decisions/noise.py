@@ -26,7 +26,7 @@ _MEDIAN_ABSOLUTE = 0.6745
 # Fewer second differences say nothing.
 _LEAST = 4
 # Values closer than so many standard deviations are ties.
-_TIES = 2.0
+TIES = 2.0
 
 
 def noise_of(trials: Sequence[FrozenTrial]) -> float:
@@ -57,4 +57,4 @@ def is_a_tie(study: Study, trial: FrozenTrial) -> bool:
     best_first = sorted([*peers, own], key=lambda value: -sign * value)
     # As successive halving with η = 2 has it, the last one that goes on.
     bar = best_first[max(len(best_first) // 2, 1) - 1]
-    return sign * (bar - own) <= _TIES * noise_of(trials)
+    return sign * (bar - own) <= TIES * noise_of(trials)

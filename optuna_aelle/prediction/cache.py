@@ -21,17 +21,17 @@ from optuna.trial import TrialState
 from optuna_aelle.prediction.curves import is_lesson
 from optuna_aelle.prediction.fitted import FittedPredictor
 from optuna_aelle.prediction.forecast import Feature
+from optuna_aelle.prediction.objectives import trials_of_objective
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.prediction.predictor import TooFewLessons
 from optuna_aelle.prediction.spectra import SpectrumRegressor
 from optuna_aelle.trials.continuation import one_a_network
-from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import study_identity
 
 # Refits wait until there is half as much again to learn from: their cost stays in proportion.
 _REFIT_GROWTH = 1.5
 # Studies, features and moments that are in use side by side in one storage, generously.
-_MAX_FITS = 8
+_MAX_FITS = 16
 
 _fits: WeakKeyDictionary[BaseStorage, OrderedDict[object, FittedPredictor | None]]
 _fits = WeakKeyDictionary()
@@ -43,25 +43,28 @@ def fitted_predictor(
     features: Sequence[Feature],
     n_startup_trials: int,
     spectrum_regressor: Callable[[int], SpectrumRegressor] | None = None,
+    objective: int = 0,
 ) -> FittedPredictor | None:
     """The predictor that a study's storage calls for; None while nothing can be learned.
 
     It learns from the trials of all of Hyperband's brackets, in the order in which they ended.
 
     Args:
-        study: One objective.
+        study: Whose trials teach.
         features: As in `PerformancePredictor`.
         n_startup_trials: Lessons of the first fit.
         spectrum_regressor: As in `PerformancePredictor`.
+        objective: What is predicted, as a position in ``study.directions``.
     """
-    lessons = lessons_of(study)
+    lessons = lessons_of(study, objective)
     lessons = lessons[: _scheduled(len(lessons), n_startup_trials)]
     if not lessons:
         return None
     storage, study_id = study_identity(study)
     key = (
         study_id,
-        study.direction,
+        objective,
+        study.directions[objective],
         tuple(features),
         spectrum_regressor,
         tuple(map(_completion, lessons)),
@@ -71,7 +74,7 @@ def fitted_predictor(
         if key not in fits:
             predictor = PerformancePredictor(
                 features,
-                direction=study.direction.name.lower(),  # type: ignore[arg-type]
+                direction=study.directions[objective].name.lower(),  # type: ignore[arg-type]
                 spectrum_regressor=spectrum_regressor,
             )
             try:
@@ -84,9 +87,10 @@ def fitted_predictor(
         return fits[key]
 
 
-def lessons_of(study: Study) -> list[FrozenTrial]:
+def lessons_of(study: Study, objective: int = 0) -> list[FrozenTrial]:
     """The trials that teach something, one a network, in the order in which they ended."""
-    ended = one_a_network(every_trial(study, (TrialState.COMPLETE, TrialState.PRUNED)))
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    ended = one_a_network(trials_of_objective(study, objective, states))
     return sorted(filter(is_lesson, ended), key=_completion)
 
 
