@@ -9,6 +9,8 @@
 (`optuna_aelle.prediction.forecast`). ``value`` is what the trial had, ``bar`` what was asked for
 (null where the pruner does not tell), ``rank`` its place among the ``n_compared`` trials that came
 as far, itself included; ``trial`` the trial that it was written for, since a retry inherits it.
+With several objectives ``values`` has all of them, in place of ``value``; a forecast that decided
+lies beside it, too (`optuna_aelle.decisions.front`).
 The sentence is made from this by `Verdict.sentence` and never read back; ``aelle:decision``, a
 user attribute, shows it in the dashboard.
 """
@@ -18,8 +20,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +33,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from scipy.stats import norm
 
-from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.front import FrontForecast
+from optuna_aelle.decisions.front import decode_front_forecasts
 from optuna_aelle.prediction.curves import values_of_peers
 from optuna_aelle.prediction.forecast import CENTRAL_80
 from optuna_aelle.prediction.forecast import Forecast
@@ -37,6 +42,12 @@ from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import AnyTrial
 from optuna_aelle.trials.attributes import failed_attempts
+from optuna_aelle.trials.attributes import warn_of_attribute
+from optuna_aelle.trials.payloads import check_version
+from optuna_aelle.trials.payloads import optional
+from optuna_aelle.trials.payloads import real
+from optuna_aelle.trials.payloads import text
+from optuna_aelle.trials.payloads import whole
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import latest
 from optuna_aelle.trials.storage import stored_trial
@@ -46,6 +57,8 @@ DECISION_KEY = "aelle:decision"
 VERDICT_KEY = "aelle:verdict"
 VERDICT_VERSION = 1
 AELLE = "AeLLE"
+# By Pareto fronts, in studies with several objectives.
+NON_DOMINATED_HALVING = "NonDominatedHalving"
 
 _RUNG = re.compile(r"completed_rung_(\d+)")
 
@@ -67,6 +80,8 @@ class Verdict:
         rival: The standing that another network is expected to reach, where the trial was stopped
             to let that one train.
         rival_std: How uncertain that is.
+        values: What the trial had reported last, where there are several objectives.
+        front: What decided there, where ``by`` is `AELLE`.
 
     Example:
         >>> print(decode_verdict(study.trials[7]).sentence())
@@ -84,6 +99,8 @@ class Verdict:
     forecast: Forecast | None = None
     rival: float | None = None
     rival_std: float | None = None
+    values: tuple[float, ...] | None = None
+    front: FrontForecast | None = None
 
     def sentence(self) -> str:
         """The verdict in one line; chance and interval are on one scale, that of the standings."""
@@ -92,12 +109,19 @@ class Verdict:
             return f"{moment}: {_of_rival(self.forecast, self.rival, self.rival_std or 0.0)}"
         if self.forecast is not None:
             return f"{moment}: {_of_forecast(self.forecast, self.risk)}"
+        if self.front is not None:
+            return f"{moment}: {_of_front(self.front, self.risk)}"
         rung = "" if self.rung is None else f", rung {self.rung}"
         parts = []
-        if self.value is not None and self.rank is not None:
+        if self.values is not None and self.rank is not None:
+            parts.append(
+                f"of the {self.n_compared} that came as far, {self.rank - 1} lie in better Pareto "
+                f"fronts than {_several(self.values)}"
+            )
+        elif self.value is not None and self.rank is not None:
             value, _ = _told_apart(self.value, self.bar)
             parts.append(f"{value} is place {self.rank} of {self.n_compared}")
-        elif self.step != UNTRAINED_STEP:
+        elif self.step != UNTRAINED_STEP and self.values is None:
             parts.append("what was reported is not a finite number")
         if self.bar is not None and self.value is not None:
             parts.append(f"{_told_apart(self.value, self.bar)[1]} would have gone on")
@@ -128,6 +152,22 @@ def _of_forecast(forecast: Forecast, risk: float | None) -> str:
         f"{forecast.value:.4g}, ahead of {forecast.percentile:.0%} of the trials (80 %: {low:.0%} "
         f"to {high:.0%}); from {' + '.join(forecast.spoke) or 'the mean'}"
     )
+
+
+def _of_front(forecast: FrontForecast, risk: float | None) -> str:
+    limit = "" if risk is None else f" (below {_percent(risk)})"
+    expected = ", ".join(
+        f"{mean:.4g}" if std == 0.0 else f"{mean:.4g} ± {std:.2g}" for mean, std in forecast.values
+    )
+    return (
+        f"AeLLE gives a chance of at most {_percent(forecast.chance)}{limit} to beat trial "
+        f"{forecast.rival} of the Pareto front {_several(forecast.rival_values)} in any "
+        f"objective; expected: about ({expected})"
+    )
+
+
+def _several(values: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in values)})"
 
 
 def _told_apart(value: float, bar: float | None) -> tuple[str, str]:
@@ -194,7 +234,12 @@ def verdict_of_pruner(
 
 def encode_verdict(trial: FrozenTrial, verdict: Verdict) -> dict[str, Any]:
     """Turn a verdict into the system attribute of ``trial`` that holds it."""
-    payload = {k: v for k, v in asdict(verdict).items() if k != "forecast"}
+    payload = {k: v for k, v in asdict(verdict).items() if k not in ("forecast", "front")}
+    if verdict.values is None:
+        del payload["values"]
+    else:
+        # JSON has no number that is not finite.
+        payload["values"] = [v if math.isfinite(v) else None for v in verdict.values]
     return {VERDICT_KEY: {"version": VERDICT_VERSION, **payload, "trial": trial.number}}
 
 
@@ -202,28 +247,52 @@ def decode_verdict(trial: AnyTrial) -> Verdict | None:
     """Why a trial was stopped; None where it was not, or where only a failed attempt was."""
     stored = latest(trial)
     payload = None if stored is None else stored.system_attrs.get(VERDICT_KEY)
-    if stored is None or not isinstance(payload, Mapping):
+    if stored is None or payload is None:
+        return None
+    try:
+        check_version(payload, VERDICT_VERSION)
+        verdict = read_verdict(payload)
+    except ValueError as error:
+        warn_of_attribute(VERDICT_KEY, error)
         return None
     if payload.get("trial") in failed_attempts(stored):
         return None
-    try:
-        if payload["version"] > VERDICT_VERSION:
-            raise ValueError(f"version {payload['version']}: upgrade optuna-aelle")
-        step = int(payload["step"])
-        forecast = decode_forecasts(stored).get(step) if payload["by"] == AELLE else None
-        names = ("value", "bar", "rank", "n_compared", "rung", "risk")
-        return Verdict(
-            str(payload["by"]),
-            step,
-            **{name: payload[name] for name in names},
-            forecast=forecast,
-            rival=payload.get("rival"),
-            rival_std=payload.get("rival_std"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        warn_once(
-            "unreadable attribute",
-            f"'{VERDICT_KEY}' cannot be read ({type(error).__name__}: {error}); it is left out.",
-            error,
-        )
+    if verdict.by != AELLE:
+        return verdict
+    if verdict.values is not None:
+        return replace(verdict, front=decode_front_forecasts(stored).get(verdict.step))
+    return replace(verdict, forecast=decode_forecasts(stored).get(verdict.step))
+
+
+def read_verdict(payload: Mapping[str, Any]) -> Verdict:
+    """What the attribute holds, without the forecast that lies beside it.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+
+    def count(name: str) -> int | None:
+        return None if payload.get(name) is None else whole(payload, name)
+
+    return Verdict(
+        text(payload, "by"),
+        whole(payload, "step", least=UNTRAINED_STEP),
+        value=optional(payload, "value"),
+        bar=optional(payload, "bar"),
+        rank=count("rank"),
+        n_compared=count("n_compared"),
+        rung=count("rung"),
+        risk=optional(payload, "risk"),
+        rival=optional(payload, "rival"),
+        rival_std=optional(payload, "rival_std"),
+        values=_values(payload),
+    )
+
+
+def _values(payload: Mapping[str, Any]) -> tuple[float, ...] | None:
+    values = payload.get("values")
+    if values is None:
         return None
+    if not isinstance(values, list | tuple):
+        raise ValueError("its 'values' is no list")
+    return tuple(math.nan if value is None else real(value, "values") for value in values)

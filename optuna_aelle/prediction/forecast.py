@@ -29,6 +29,9 @@ from optuna_aelle.trials.attributes import AnyTrial
 from optuna_aelle.trials.attributes import check_step
 from optuna_aelle.trials.attributes import failed_attempts
 from optuna_aelle.trials.attributes import read_payloads
+from optuna_aelle.trials.payloads import optional
+from optuna_aelle.trials.payloads import real
+from optuna_aelle.trials.payloads import reals
 from optuna_aelle.trials.storage import latest
 
 Feature = Literal["curve", "params", "spectrum"]
@@ -147,27 +150,10 @@ def decode_forecasts(trial: AnyTrial) -> dict[int, Forecast]:
     """What was expected of a trial, by step; not what a failed attempt left to it."""
 
     stored = latest(trial)
-    inherited = set() if stored is None else failed_attempts(stored)
+    inherited = [] if stored is None else failed_attempts(stored)
 
     def read(payload: Mapping[str, Any]) -> Forecast | None:
-        if payload.get("trial") in inherited:
-            return None
-        standing, value, bar = (
-            tuple(map(float, payload[name])) for name in ("standing", "value", "bar")
-        )
-        return Forecast(
-            step=UNTRAINED_STEP,
-            standing=standing[0],
-            standing_std=standing[1],
-            value=value[0],
-            value_std=value[1],
-            bar=bar[0],
-            bar_value=bar[1],
-            share=None if payload["share"] is None else float(payload["share"]),
-            chance=float(payload["chance"]),
-            skill=Skill(*map(float, payload["skill"])),
-            spoke=tuple(payload["spoke"]),
-        )
+        return None if payload.get("trial") in inherited else read_forecast(payload)
 
     found = read_payloads(
         trial if stored is None else stored, FORECAST_PREFIX, FORECAST_VERSION, read
@@ -177,3 +163,28 @@ def decode_forecasts(trial: AnyTrial) -> dict[int, Forecast]:
         for step, forecast in found.items()
         if forecast is not None
     }
+
+
+def read_forecast(payload: Mapping[str, Any]) -> Forecast:
+    """What an attribute holds, before training.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    standing, value, bar = (reals(payload, name, 2) for name in ("standing", "value", "bar"))
+    spoke = payload.get("spoke")
+    if not isinstance(spoke, list | tuple) or not all(isinstance(name, str) for name in spoke):
+        raise ValueError("its 'spoke' is no list of names")
+    return Forecast(
+        step=UNTRAINED_STEP,
+        standing=standing[0],
+        standing_std=standing[1],
+        value=value[0],
+        value_std=value[1],
+        bar=bar[0],
+        bar_value=bar[1],
+        share=optional(payload, "share"),
+        chance=real(payload.get("chance"), "chance"),
+        skill=Skill(*reals(payload, "skill", 3)),
+        spoke=tuple(spoke),
+    )

@@ -32,7 +32,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
+from typing import TypeGuard
 from typing import TypeVar
 
 import numpy as np
@@ -44,6 +46,12 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.fingerprint import check_exponents
 from optuna_aelle.fingerprint import resample_exponents
+from optuna_aelle.trials.payloads import NewerSchema
+from optuna_aelle.trials.payloads import check_version
+from optuna_aelle.trials.payloads import optional
+from optuna_aelle.trials.payloads import real
+from optuna_aelle.trials.payloads import step_of
+from optuna_aelle.trials.payloads import whole
 from optuna_aelle.trials.storage import latest
 from optuna_aelle.trials.storage import write_system_attributes
 
@@ -130,21 +138,32 @@ def decode_spectra(trial: AnyTrial) -> dict[int, FloatArray]:
 def spectrum_payloads(trial: AnyTrial) -> dict[int, Mapping[str, Any]]:
     """The stored form of `decode_spectra`, by step."""
 
-    def read(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        if payload["version"] < SPECTRUM_VERSION:
-            raise ValueError(f"version {payload['version']} held unlike parts of spectra")
-        if len(payload["exponents"]) != FINGERPRINT_LENGTH:
-            raise ValueError(f"{len(payload['exponents'])} exponents")
-        _exponents(payload)
-        return payload
+    return read_payloads(trial, SPECTRUM_PREFIX, SPECTRUM_VERSION, check_spectrum)
 
-    return read_payloads(trial, SPECTRUM_PREFIX, SPECTRUM_VERSION, read)
+
+def check_spectrum(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The payload of a spectrum as it is, once it can be read.
+
+    Raises:
+        ValueError: It is damaged, or of a version that held something else.
+    """
+    if payload["version"] < SPECTRUM_VERSION:
+        raise ValueError(f"version {payload['version']} held unlike parts of spectra")
+    exponents = payload.get("exponents")
+    if not isinstance(exponents, list | tuple) or len(exponents) != FINGERPRINT_LENGTH:
+        raise ValueError(f"its 'exponents' is no list of {FINGERPRINT_LENGTH} numbers")
+    for exponent in exponents:
+        if exponent is not None:
+            real(exponent, "exponents")
+    whole(payload, "n", least=1)
+    optional(payload, "seconds")
+    return payload
 
 
 def spectrum_seconds(trial: AnyTrial) -> float:
     """What the spectra of a trial have cost, in seconds; not those that it has from its origin."""
     return sum(
-        float(payload.get("seconds") or 0.0)
+        payload.get("seconds") or 0.0
         for payload in spectrum_payloads(trial).values()
         if payload.get("trial", trial.number) == trial.number
     )
@@ -226,7 +245,10 @@ def fit_seconds(trial: FrozenTrial) -> float:
     payload = trial.system_attrs.get(FIT_SECONDS_KEY)
     if not isinstance(payload, Mapping) or payload.get("trial") in failed_attempts(trial):
         return 0.0
-    return float(payload["seconds"])
+    try:
+        return real(payload.get("seconds"), "seconds")
+    except ValueError:  # what it cost is not known any more
+        return 0.0
 
 
 def encode_fit_seconds(trial: FrozenTrial, seconds: float) -> dict[str, Any]:
@@ -234,14 +256,14 @@ def encode_fit_seconds(trial: FrozenTrial, seconds: float) -> dict[str, Any]:
     return {FIT_SECONDS_KEY: {"seconds": round(seconds, 6), "trial": trial.number}}
 
 
-def failed_attempts(trial: AnyTrial) -> set[int]:
+def failed_attempts(trial: AnyTrial) -> list[int]:
     """Numbers of the trials that this one retries (`optuna.storages.RetryFailedTrialCallback`)."""
     stored = latest(trial)
-    if stored is None:
-        return set()
-    system = stored.system_attrs
-    first = [system["failed_trial"]] if "failed_trial" in system else []
-    return {*first, *system.get("retry_history", [])}
+    if stored is None or "failed_trial" not in stored.system_attrs:
+        return []
+    history = stored.system_attrs.get("retry_history")
+    attempts = [stored.system_attrs["failed_trial"], *(history if _is_list(history) else [])]
+    return sorted({number for number in attempts if isinstance(number, int)})
 
 
 def read_payloads(
@@ -261,20 +283,14 @@ def read_payloads(
     attributes: dict[str, Any] = dict(holder.user_attrs)
     if stored is not None:
         attributes |= stored.system_attrs
-    inherited = set() if stored is None else failed_attempts(stored)
+    inherited = [] if stored is None else failed_attempts(stored)
     payloads = {key: x for key, x in attributes.items() if key.startswith(prefix)}
     keeps_curve = any(_shares_report(stored, payload) for payload in payloads.values())
     found: dict[int, _T] = {}
     for key, payload in payloads.items():
         try:
-            step = int(key[len(prefix) :])
-            if payload["version"] > version:
-                warn_once(
-                    "newer schema",
-                    f"'{key}' has schema version {payload['version']}, but this optuna-aelle "
-                    f"reads up to {version}; it is left out. Upgrade optuna-aelle.",
-                )
-                continue
+            step = step_of(key, prefix)
+            check_version(payload, version)
             if payload.get("trial") in inherited:
                 # Before the first report there was none to compare: with a later one that is
                 # shared, the curve is, and the network that it began with.
@@ -282,13 +298,20 @@ def read_payloads(
                 if not first and not _shares_report(stored, payload):
                     continue
             found[step] = read(payload)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            warn_once(
-                "unreadable attribute",
-                f"'{key}' cannot be read ({type(error).__name__}: {error}); it is left out.",
-                error,
-            )
+        except ValueError as error:
+            warn_of_attribute(key, error, prefix)
     return dict(sorted(found.items()))
+
+
+def warn_of_attribute(key: str, error: ValueError, kind: str | None = None) -> None:
+    """Say once for each kind of attribute that one of them is left out, and why."""
+    if isinstance(error, NewerSchema):
+        warn_once("newer schema", f"'{key}' is left out: {error}. Upgrade optuna-aelle.")
+        return
+    warn_once(
+        f"unreadable attribute:{kind or key}",
+        f"'{key}' cannot be read: {error}. It is left out.",
+    )
 
 
 def check_step(step: int) -> int:
@@ -303,7 +326,7 @@ def check_step(step: int) -> int:
 
 
 def _exponents(payload: Mapping[str, Any]) -> FloatArray:
-    return check_exponents([-math.inf if x is None else float(x) for x in payload["exponents"]])
+    return np.array([-math.inf if x is None else x for x in payload["exponents"]], np.float64)
 
 
 def _last_report(trial: FrozenTrial) -> list[Any] | None:
@@ -317,12 +340,19 @@ def _last_report(trial: FrozenTrial) -> list[Any] | None:
 def _shares_report(trial: FrozenTrial | None, payload: Any) -> bool:
     """Whether a trial has the report, too, that a payload was written after."""
     after = payload.get("after") if isinstance(payload, Mapping) else None
-    if trial is None or after is None:
+    if trial is None or not _is_list(after) or len(after) != 2:
         return False
     step, value = after
-    own = trial.intermediate_values.get(step)
+    own = trial.intermediate_values.get(step) if isinstance(step, int) else None
     if own is None:
         return False
     if value is None or not math.isfinite(own):
         return value is None and not math.isfinite(own)
-    return math.isclose(own, value, rel_tol=1e-9)
+    try:
+        return math.isclose(own, real(value, "after"), rel_tol=1e-9)
+    except ValueError:
+        return False
+
+
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, list | tuple)

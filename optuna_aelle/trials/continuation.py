@@ -19,6 +19,7 @@ and how many values had been reported by then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,17 +32,21 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from optuna.trial import create_trial
 
-from optuna_aelle._warnings import warn_once
 from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import spectrum_payloads
+from optuna_aelle.trials.attributes import warn_of_attribute
+from optuna_aelle.trials.payloads import check_version
+from optuna_aelle.trials.payloads import text
+from optuna_aelle.trials.payloads import whole
 from optuna_aelle.trials.storage import add_as_it_is
 from optuna_aelle.trials.storage import latest
 
 CONTINUES_KEY = "aelle:continues"
 CHECKPOINTS_KEY = "aelle:checkpoints"
-_VERSION = 1
+CONTINUATION_VERSION = 1
 # So that successive halving knows at which rungs the origin was compared.
 _RUNG_PREFIX = "completed_rung_"
+_SAVED = {"epoch", "reports", "artifact"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Saved:
 def encode_checkpoints(n_epochs: int, saved: Sequence[Saved]) -> dict[str, Any]:
     """Turn the checkpoints of a trial, the latest first, into the attribute that holds them."""
     payload = {
-        "version": _VERSION,
+        "version": CONTINUATION_VERSION,
         "n_epochs": n_epochs,
         "saved": [asdict(checkpoint) for checkpoint in saved],
     }
@@ -71,22 +76,38 @@ def encode_checkpoints(n_epochs: int, saved: Sequence[Saved]) -> dict[str, Any]:
 
 def decode_checkpoints(trial: FrozenTrial) -> list[Saved]:
     """Those of a trial, the latest first; none where they cannot be read."""
-    payload = _payload(trial, CHECKPOINTS_KEY)
-    try:
-        return [Saved(**checkpoint) for checkpoint in payload.get("saved", [])]
-    except TypeError as error:
-        warn_once(
-            "unreadable attribute",
-            f"'{CHECKPOINTS_KEY}' cannot be read ({error}); it is left out.",
-            error,
-        )
-        return []
+    payload = _payload(trial, CHECKPOINTS_KEY, check_checkpoints)
+    return [Saved(**checkpoint) for checkpoint in payload.get("saved", [])]
+
+
+def check_checkpoints(payload: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: The attribute that lists a trial's checkpoints is damaged.
+    """
+    whole(payload, "n_epochs", least=1)
+    saved = payload.get("saved")
+    if not isinstance(saved, list):
+        raise ValueError("its 'saved' is no list")
+    for checkpoint in saved:
+        if not isinstance(checkpoint, Mapping) or set(checkpoint) != _SAVED:
+            raise ValueError(f"its 'saved' holds something without {', '.join(sorted(_SAVED))}")
+        whole(checkpoint, "epoch")
+        whole(checkpoint, "reports")
+        text(checkpoint, "artifact")
+
+
+def check_continues(payload: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: The attribute that says what a trial continues is damaged.
+    """
+    whole(payload, "trial")
+    if payload.get("step") is not None:
+        whole(payload, "step")
 
 
 def planned_epochs(trial: FrozenTrial) -> int | None:
     """Epochs of a whole training, of a trial whose network is saved; else None."""
-    n_epochs = _payload(trial, CHECKPOINTS_KEY).get("n_epochs")
-    return n_epochs if isinstance(n_epochs, int) else None
+    return _payload(trial, CHECKPOINTS_KEY, check_checkpoints).get("n_epochs")
 
 
 def is_trained_to_its_end(trial: FrozenTrial) -> bool:
@@ -97,18 +118,17 @@ def is_trained_to_its_end(trial: FrozenTrial) -> bool:
 
 def origin_of(trial: FrozenTrial) -> int | None:
     """The number of the trial that this one continues; None for one that starts anew."""
-    number = _payload(trial, CONTINUES_KEY).get("trial")
-    return number if isinstance(number, int) else None
+    return _payload(trial, CONTINUES_KEY, check_continues).get("trial")
 
 
 def is_given_up(trial: FrozenTrial) -> bool:
     """Whether another worker's continuation of the same trial goes on instead of this one."""
-    return bool(_payload(trial, CONTINUES_KEY).get("given_up"))
+    return bool(_payload(trial, CONTINUES_KEY, check_continues).get("given_up"))
 
 
 def encode_given_up(trial: FrozenTrial) -> dict[str, Any]:
     """Turn a continuation into one that another worker's goes on in place of."""
-    return {CONTINUES_KEY: {**_payload(trial, CONTINUES_KEY), "given_up": True}}
+    return {CONTINUES_KEY: {**_payload(trial, CONTINUES_KEY, check_continues), "given_up": True}}
 
 
 def continuations(trials: Sequence[FrozenTrial]) -> dict[int, int]:
@@ -143,8 +163,7 @@ def one_a_network(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def inherited_step(trial: FrozenTrial) -> int | None:
     """The last step that a continuation has from its origin; None for one that starts anew."""
-    step = _payload(trial, CONTINUES_KEY).get("step")
-    return step if isinstance(step, int) else None
+    return _payload(trial, CONTINUES_KEY, check_continues).get("step")
 
 
 def is_inherited(trial: FrozenTrial | BaseTrial, step: int) -> bool:
@@ -167,7 +186,7 @@ def enqueue_continuation(study: Study, trial: FrozenTrial) -> None:
         system_attrs={
             "fixed_params": trial.params,
             CONTINUES_KEY: {
-                "version": _VERSION,
+                "version": CONTINUATION_VERSION,
                 "trial": trial.number,
                 "step": trial.last_step,
                 "given_up": False,
@@ -181,8 +200,16 @@ def enqueue_continuation(study: Study, trial: FrozenTrial) -> None:
     add_as_it_is(study, continuation)
 
 
-def _payload(trial: FrozenTrial, key: str) -> Mapping[str, Any]:
-    payload = trial.system_attrs.get(key)
-    if not isinstance(payload, Mapping) or payload.get("version", 0) > _VERSION:
+def _payload(
+    trial: FrozenTrial, key: str, check: Callable[[Mapping[str, Any]], None]
+) -> Mapping[str, Any]:
+    """What an attribute holds; nothing where it is not there or cannot be read."""
+    if trial.system_attrs.get(key) is None:
+        return {}
+    try:
+        payload = check_version(trial.system_attrs[key], CONTINUATION_VERSION)
+        check(payload)
+    except ValueError as error:
+        warn_of_attribute(key, error)
         return {}
     return payload
