@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,6 +29,11 @@ from optuna.trial import TrialState
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.resumption import resume_promising
+from optuna_aelle.decisions.states import IN_MEMORY
+from optuna_aelle.decisions.states import check_states
+from optuna_aelle.decisions.states import read_states
+from optuna_aelle.decisions.states import restore_state
+from optuna_aelle.decisions.states import state_of
 from optuna_aelle.trials.attributes import failed_attempts
 from optuna_aelle.trials.continuation import Saved
 from optuna_aelle.trials.continuation import decode_checkpoints
@@ -42,8 +48,6 @@ from optuna_aelle.trials.storage import write_system_attributes
 _N_KEPT = 2
 # A checkpoint is left out where saving would take more than this share of the training.
 _SHARE = 0.05
-# What is larger is written by way of a file.
-_IN_MEMORY = 64 * 2**20
 
 
 class Checkpoints:
@@ -109,25 +113,40 @@ class Checkpoints:
             ValueError: ``n_epochs`` is below 1, or there are no states.
             optuna.TrialPruned: Another worker continues the same trial.
         """
+        training = self.begin(trial, n_epochs, **states)
+        if not isinstance(trial, optuna.Trial):
+            return iter(range(n_epochs))
+        return _run(trial, training)
+
+    def begin(
+        self, trial: optuna.trial.BaseTrial, n_epochs: int, **states: Any
+    ) -> CheckpointedTraining:
+        """As `epochs`, for a training loop that somebody else runs, such as a framework's.
+
+        Args:
+            trial: The running trial.
+            n_epochs: As in `epochs`.
+            states: As in `epochs`.
+
+        Returns:
+            Where the training begins, with its states as they were there, and what saves them.
+
+        Raises:
+            TypeError: A state is of another kind.
+            ValueError: ``n_epochs`` is below 1, or there are no states.
+            optuna.TrialPruned: Another worker continues the same trial.
+        """
         if n_epochs < 1:
             raise ValueError(f"n_epochs must be at least 1, but got {n_epochs}.")
-        if not states:
-            raise ValueError(
-                "Expected what training changes, such as model=..., optimizer=..., got nothing to "
-                "save."
-            )
-        for name, state in states.items():
-            if not _is_state(state):
-                raise TypeError(
-                    f"Expected of {name!r} something with state_dict and load_state_dict, or a "
-                    f"torch.Generator, but got {type(state).__name__}. Put it into one that has."
-                )
-        _warn_of_what_is_missing(states)
+        check_states(states)
         if not isinstance(trial, optuna.Trial):
             # A `FixedTrial` has no study in which it could go on.
-            return iter(range(n_epochs))
-        first = min(self._begin(trial, n_epochs, states), n_epochs - 1)
-        return self._run(trial, range(first, n_epochs), n_epochs, states)
+            return CheckpointedTraining(0, n_epochs, lambda epoch: None)
+        return CheckpointedTraining(
+            min(self._begin(trial, n_epochs, states), n_epochs - 1),
+            n_epochs,
+            lambda epoch: self._save(trial, epoch, n_epochs, states),
+        )
 
     def restore(self, trial: optuna.trial.BaseTrial | FrozenTrial, **states: Any) -> int | None:
         """Bring a network to where it was when a trial was last saved.
@@ -143,16 +162,16 @@ class Checkpoints:
         stored = latest(trial)
         saved = [] if stored is None else decode_checkpoints(stored)
         for checkpoint in saved:
-            before = {name: copy.deepcopy(_state_of(state)) for name, state in states.items()}
+            before = {name: copy.deepcopy(state_of(state)) for name, state in states.items()}
             try:
                 with self._store.open_reader(checkpoint.artifact) as file:
-                    kept = _read(file)
+                    kept = read_states(file)
                 for name, state in states.items():
-                    _restore(state, kept["states"][name])
+                    restore_state(state, kept["states"][name])
                 return checkpoint.epoch
             except Exception as error:  # an overnight study must go on, whatever is wrong here
                 for name, state in states.items():
-                    _restore(state, before[name])
+                    restore_state(state, before[name])
                 warn_once(
                     "checkpoint unreadable",
                     f"The checkpoint of trial {getattr(stored, 'number', '?')} after epoch "
@@ -199,35 +218,6 @@ class Checkpoints:
             )
             return 0
 
-    def _run(
-        self, trial: optuna.Trial, epochs: range, n_epochs: int, states: Mapping[str, Any]
-    ) -> Iterator[int]:
-        saved_at, cost = time.perf_counter(), 0.0
-        at, n_before = -1, 0
-
-        def save_if_stopped() -> bool:
-            stopped = asked()
-            # With a report the epoch is complete.
-            if stopped and at >= 0 and _n_reports(trial) > n_before:
-                self._save(trial, at, n_epochs, states)
-            return stopped
-
-        # Not when the loop is left: where somebody keeps the iterator, that is when garbage is
-        # collected, perhaps in the middle of a transaction of the storage.
-        asked = trial.should_prune
-        trial.should_prune = save_if_stopped  # type: ignore[method-assign]
-        try:
-            for at in epochs:
-                n_before = _n_reports(trial)
-                yield at
-                started = time.perf_counter()
-                if at == n_epochs - 1 or cost <= _SHARE * (started - saved_at):
-                    self._save(trial, at, n_epochs, states)
-                    saved_at = time.perf_counter()
-                    cost = saved_at - started
-        finally:
-            vars(trial).pop("should_prune", None)
-
     def _save(
         self, trial: optuna.Trial, epoch: int, n_epochs: int, states: Mapping[str, Any]
     ) -> None:
@@ -237,8 +227,8 @@ class Checkpoints:
             assert stored is not None
             name = quote(trial.study.study_name, safe="")[:100]
             artifact = f"{name}-trial-{trial.number}-epoch-{epoch}-{uuid.uuid4().hex[:8]}.pt"
-            content = {"states": {key: _state_of(state) for key, state in states.items()}}
-            with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
+            content = {"states": {key: state_of(state) for key, state in states.items()}}
+            with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
                 self._write(file, content, artifact)
             saved = [
                 Saved(epoch, len(stored.intermediate_values), artifact),
@@ -265,10 +255,75 @@ class Checkpoints:
             if not self._proven:
                 # Better to hear of it now than when it is needed.
                 file.seek(0)
-                _read(file)
+                read_states(file)
                 self._proven = True
         file.seek(0)
         self._store.write(artifact, file)
+
+
+class CheckpointedTraining:
+    """The training of a trial in a loop that somebody else runs; made by `Checkpoints.begin`.
+
+    Args:
+        first: The epoch that is trained first.
+        n_epochs: Of a whole training.
+        save: Saves the states as they are, as after this epoch.
+
+    Attributes:
+        first: The epoch that is trained first.
+        n_epochs: Of a whole training.
+
+    Example:
+        >>> training = Checkpoints("checkpoints").begin(trial, 3, model=nn.Linear(2, 1))
+        >>> for epoch in range(training.first, 3):
+        ...     training.save_if_cheap(epoch)
+    """
+
+    def __init__(self, first: int, n_epochs: int, save: Callable[[int], None]) -> None:
+        self.first = first
+        self.n_epochs = n_epochs
+        self._save = save
+        self._saved_at, self._cost = time.perf_counter(), 0.0
+
+    def save(self, epoch: int) -> None:
+        """Save what has been trained until this epoch, as whoever stops it should."""
+        started = time.perf_counter()
+        self._save(epoch)
+        self._saved_at = time.perf_counter()
+        self._cost = self._saved_at - started
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether this is the last epoch, or saving takes a twentieth of the time at most."""
+        spent = time.perf_counter() - self._saved_at
+        return epoch == self.n_epochs - 1 or self._cost <= _SHARE * spent
+
+    def save_if_cheap(self, epoch: int) -> None:
+        """Save the last epoch, and of others those that `is_due` says."""
+        if self.is_due(epoch):
+            self.save(epoch)
+
+
+def _run(trial: optuna.Trial, training: CheckpointedTraining) -> Iterator[int]:
+    at, n_before = -1, 0
+
+    def save_if_stopped() -> bool:
+        stopped = asked()
+        # With a report the epoch is complete.
+        if stopped and at >= 0 and _n_reports(trial) > n_before:
+            training.save(at)
+        return stopped
+
+    # Not when the loop is left: where somebody keeps the iterator, that is when garbage is
+    # collected, perhaps in the middle of a transaction of the storage.
+    asked = trial.should_prune
+    trial.should_prune = save_if_stopped  # type: ignore[method-assign]
+    try:
+        for at in range(training.first, training.n_epochs):
+            n_before = _n_reports(trial)
+            yield at
+            training.save_if_cheap(at)
+    finally:
+        vars(trial).pop("should_prune", None)
 
 
 def _is_late(study: Study, trial: FrozenTrial) -> bool:
@@ -303,58 +358,3 @@ def _carry_curve(trial: optuna.Trial, stored: FrozenTrial) -> None:
 def _n_reports(trial: optuna.Trial) -> int:
     stored = latest(trial)
     return 0 if stored is None else len(stored.intermediate_values)
-
-
-def _warn_of_what_is_missing(states: Mapping[str, Any]) -> None:
-    """Warn once where an optimizer trains what is not saved: it would go on with other weights."""
-    import torch
-
-    modules = [state for state in states.values() if isinstance(state, torch.nn.Module)]
-    saved = {id(parameter) for module in modules for parameter in module.parameters()}
-    for name, state in states.items():
-        if not modules or not isinstance(state, torch.optim.Optimizer):
-            continue
-        trained = [p for group in state.param_groups for p in group["params"]]
-        missing = sum(id(parameter) not in saved for parameter in trained)
-        if missing:
-            warn_once(
-                f"not saved:{name}",
-                f"{missing} of the {len(trained)} parameters that {name!r} trains are in none of "
-                "the states that are saved: a network that goes on would begin with new ones. "
-                "Pass their modules, too, such as head=head.",
-            )
-
-
-def _is_state(state: Any) -> bool:
-    import torch
-
-    if isinstance(state, torch.Generator):
-        return True
-    return hasattr(state, "state_dict") and hasattr(state, "load_state_dict")
-
-
-def _state_of(state: Any) -> Any:
-    import torch
-
-    return state.get_state() if isinstance(state, torch.Generator) else state.state_dict()
-
-
-def _restore(state: Any, kept: Any) -> None:
-    import torch
-
-    if isinstance(state, torch.Generator):
-        state.set_state(kept)
-    else:
-        state.load_state_dict(kept)
-
-
-def _read(file: Any) -> Any:
-    """What was saved, and nothing that could run code."""
-    import torch
-
-    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as seekable:
-        # Stores in a network hand out streams that cannot seek, as torch must.
-        while chunk := file.read(2**20):
-            seekable.write(chunk)
-        seekable.seek(0)
-        return torch.load(seekable, map_location="cpu", weights_only=True)
