@@ -44,6 +44,7 @@ from optuna_aelle.prediction.forecast import CENTRAL_80
 from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.objectives import Objectives
 from optuna_aelle.prediction.objectives import is_feasible
+from optuna_aelle.prediction.objectives import known_objectives
 from optuna_aelle.prediction.predictor import FEATURES
 from optuna_aelle.trials.attributes import AnyTrial
 from optuna_aelle.trials.attributes import check_step
@@ -115,9 +116,10 @@ def forecast_front(
     chances = np.zeros(len(front))
     values: list[tuple[float, float]] = []
     skills: list[Skill | None] = []
-    for i, (sign, known) in enumerate(zip(signs, known_objectives(everyone, own), strict=True)):
+    known = known_objectives(study, everyone, own)
+    for i, (sign, is_known) in enumerate(zip(signs, known, strict=True)):
         bars = np.array([trial.values[i] for trial in front])
-        if known:
+        if is_known:
             value = own.values[step][i]
             values.append((value, 0.0))
             skills.append(None)
@@ -127,7 +129,7 @@ def forecast_front(
         if predictor is None or predictor.n_lessons(step) < _LEAST_LESSONS:
             return None
         skill = predictor.skill(step)
-        standings = _standings(predictor, bars)
+        standings = standings_of(predictor, bars)
         if not skill.speaks or standings is None:
             return None
         forecast = predictor.forecast(own.views[i], step)
@@ -160,20 +162,13 @@ def pareto_front(study: Study, everyone: Sequence[Objectives]) -> list[FrozenTri
     return [finished[i] for i in np.flatnonzero(non_dominated(points))]
 
 
-def known_objectives(everyone: Sequence[Objectives], own: Objectives) -> list[bool]:
-    """Of each objective whether it never changes in training: its first value is its last."""
-    shown = [
-        read.constant
-        for read in everyone
-        if read.trial.state == TrialState.COMPLETE and len(read.values) > 1
-    ]
-    if len(shown) < MIN_LESSONS:
-        return [False] * len(own.constant)
-    return [constant and all(x[i] for x in shown) for i, constant in enumerate(own.constant)]
+def standings_of(predictor: FittedPredictor, values: FloatArray) -> FloatArray | None:
+    """Where finished trials with these values stand; None where no lesson has finished.
 
-
-def _standings(predictor: FittedPredictor, values: FloatArray) -> FloatArray | None:
-    """Where finished trials with these values stand; None where no lesson has finished."""
+    Args:
+        predictor: Of the objective.
+        values: ``(n,)``.
+    """
     finished = [
         (predictor.sign * lesson.values[0], standing)
         for lesson, standing in zip(predictor.lessons, predictor.standings, strict=True)
@@ -210,7 +205,7 @@ def decode_front_forecasts(trial: AnyTrial) -> dict[int, FrontForecast]:
     inherited = [] if stored is None else failed_attempts(stored)
 
     def read(payload: Mapping[str, Any]) -> FrontForecast | None:
-        return None if payload.get("trial") in inherited else _read(payload)
+        return None if payload.get("trial") in inherited else read_front_forecast(payload)
 
     found = read_payloads(
         trial if stored is None else stored, FORECASTS_PREFIX, FORECASTS_VERSION, read
@@ -218,7 +213,12 @@ def decode_front_forecasts(trial: AnyTrial) -> dict[int, FrontForecast]:
     return {step: replace(x, step=step) for step, x in found.items() if x is not None}
 
 
-def _read(payload: Mapping[str, Any]) -> FrontForecast:
+def read_front_forecast(payload: Mapping[str, Any]) -> FrontForecast:
+    """What an attribute holds, before training.
+
+    Raises:
+        ValueError: It is damaged.
+    """
     values, rival_values, skills = (
         _list(payload, name) for name in ("values", "rival_values", "skill")
     )

@@ -31,13 +31,16 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
+from optuna_aelle.trials.attributes import warn_of_attribute
+from optuna_aelle.trials.payloads import step_of
+from optuna_aelle.trials.payloads import text
 from optuna_aelle.trials.storage import study_identity
 from optuna_aelle.trials.storage import study_system_attributes
 from optuna_aelle.trials.storage import write_study_attribute
 from optuna_aelle.trials.storage import write_study_system_attribute
 
 PREDICTOR_KEY = "aelle:predictor"
-_PREFIX = "aelle:speech:"
+SPEECH_PREFIX = "aelle:speech:"
 _WAITS = "waits"
 # A sentence for people; studies whose steps are batches may ask at hundreds of steps.
 _MAX_MOMENTS = 8
@@ -49,13 +52,16 @@ def predictor_status(study: Study) -> str | None:
     said: dict[int, str] = {}
     waits: str | None = None
     for key, payload in study_system_attributes(study).items():
-        name = key.removeprefix(_PREFIX)
-        if name == key or not isinstance(payload, Mapping):
+        if not key.startswith(SPEECH_PREFIX):
             continue
-        if name == _WAITS:
-            waits = str(payload["says"])
-        else:
-            said[int(name)] = str(payload["says"])
+        try:
+            says = read_speech(payload)
+            if key == f"{SPEECH_PREFIX}{_WAITS}":
+                waits = says
+            else:
+                said[step_of(key, SPEECH_PREFIX)] = says
+        except ValueError as error:
+            warn_of_attribute(key, error, SPEECH_PREFIX)
     moments = sorted(said)
     # The later the step, the fewer have gone further: what holds from there on is said once.
     last = len(moments)
@@ -66,6 +72,17 @@ def predictor_status(study: Study) -> str | None:
     if last < len(moments):
         parts.append(f"from {_moment(moments[last])} on: {said[moments[last]]}")
     return "; ".join(parts) or waits
+
+
+def read_speech(payload: Any) -> str:
+    """What one attribute of the study says.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if not isinstance(payload, Mapping):
+        raise ValueError("it is no object")
+    return text(payload, "says")
 
 
 class SpeechRecord:
@@ -112,7 +129,7 @@ class SpeechRecord:
                 return
             try:
                 payload = {"says": says, "lessons": n_lessons}
-                write_study_system_attribute(study, f"{_PREFIX}{name}", payload)
+                write_study_system_attribute(study, f"{SPEECH_PREFIX}{name}", payload)
                 write_study_attribute(study, PREDICTOR_KEY, predictor_status(study))
             except Exception as error:  # a storage hiccup must not stop a study
                 warn_once(

@@ -163,7 +163,7 @@ def check_spectrum(payload: Mapping[str, Any]) -> Mapping[str, Any]:
 def spectrum_seconds(trial: AnyTrial) -> float:
     """What the spectra of a trial have cost, in seconds; not those that it has from its origin."""
     return sum(
-        payload.get("seconds") or 0.0
+        max(payload.get("seconds") or 0.0, 0.0)
         for payload in spectrum_payloads(trial).values()
         if payload.get("trial", trial.number) == trial.number
     )
@@ -246,9 +246,20 @@ def fit_seconds(trial: FrozenTrial) -> float:
     if not isinstance(payload, Mapping) or payload.get("trial") in failed_attempts(trial):
         return 0.0
     try:
-        return real(payload.get("seconds"), "seconds")
+        return read_fit_seconds(payload)
     except ValueError:  # what it cost is not known any more
         return 0.0
+
+
+def read_fit_seconds(payload: Any) -> float:
+    """What the attribute holds.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if not isinstance(payload, Mapping):
+        raise ValueError("it is no object")
+    return max(real(payload.get("seconds"), "seconds"), 0.0)
 
 
 def encode_fit_seconds(trial: FrozenTrial, seconds: float) -> dict[str, Any]:

@@ -42,6 +42,11 @@ def latest(trial: FrozenTrial | optuna.trial.BaseTrial) -> FrozenTrial | None:
     return None
 
 
+def live_trial(study: Study, trial: FrozenTrial) -> optuna.Trial:
+    """A running trial as its objective has it, in whatever process this is."""
+    return optuna.Trial(study, trial._trial_id)
+
+
 def write_system_attributes(
     study: Study, trial: FrozenTrial | optuna.Trial, attributes: Mapping[str, Any]
 ) -> None:
@@ -79,6 +84,36 @@ def add_as_it_is(study: Study, trial: FrozenTrial) -> None:
     An enqueued value may lie out of the range that the trial then suggested.
     """
     study._storage.create_new_trial(study._study_id, template_trial=trial)
+
+
+def seconds_since_heartbeat(study: Study) -> tuple[dict[int, float], float | None]:
+    """Of the running trials that have one, by number, and after how many they count as lost.
+
+    Only databases keep heartbeats; how long is too long only those know that were opened with a
+    ``heartbeat_interval``.
+    """
+    from optuna.storages import RDBStorage
+
+    backend = getattr(study._storage, "_backend", study._storage)
+    if not isinstance(backend, RDBStorage):
+        return {}, None
+    from optuna.storages._rdb import models
+    from sqlalchemy import func
+
+    with backend.scoped_session() as session:
+        now = session.execute(func.now()).scalar()
+        rows = (
+            session.query(models.TrialModel.number, models.TrialHeartbeatModel.heartbeat)
+            .join(models.TrialHeartbeatModel)
+            .filter(models.TrialModel.study_id == study._study_id)
+            .filter(models.TrialModel.state == TrialState.RUNNING)
+            .all()
+        )
+    # As Optuna has it: PostgreSQL says its time with a zone, and keeps heartbeats without.
+    age = {number: (now.replace(tzinfo=None) - beat).total_seconds() for number, beat in rows}
+    interval = backend.heartbeat_interval
+    grace = backend.grace_period or (None if interval is None else 2 * interval)
+    return age, None if interval is None else grace
 
 
 class DeferredWrites:
