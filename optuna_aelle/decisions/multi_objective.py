@@ -32,7 +32,6 @@ from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.front import FrontForecast
 from optuna_aelle.decisions.front import encode_front_forecast
 from optuna_aelle.decisions.front import forecast_front
-from optuna_aelle.decisions.front import known_objectives
 from optuna_aelle.decisions.moments import is_halving_rung
 from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.noise import TIES
@@ -49,6 +48,7 @@ from optuna_aelle.prediction.fitted import MIN_LESSONS
 from optuna_aelle.prediction.objectives import Objectives
 from optuna_aelle.prediction.objectives import all_objectives
 from optuna_aelle.prediction.objectives import is_feasible
+from optuna_aelle.prediction.objectives import known_objectives
 from optuna_aelle.trials.attributes import encode_fit_seconds
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.continuation import planned_epochs
@@ -244,7 +244,7 @@ class _Decision:
         peers = self._peers(everyone, own)
         if peers.n < _LEAST_PEERS or peers.n_better < peers.n // _REDUCTION_FACTOR:
             return None
-        known = known_objectives(everyone, own)
+        known = known_objectives(self.study, everyone, own)
         tolerances = np.array(
             [
                 0.0 if known[i] else TIES * noise_of([x.views[i] for x in everyone])

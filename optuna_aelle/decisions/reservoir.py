@@ -23,11 +23,11 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.special import log_ndtr
 
+from optuna_aelle.prediction.objectives import trials_of_objective
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.process import Field
 from optuna_aelle.prediction.process import forecast_field
@@ -36,7 +36,7 @@ from optuna_aelle.trials.attributes import SPECTRUM_PREFIX
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.continuation import one_a_network
-from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.objectives import signs_of
 from optuna_aelle.trials.storage import study_identity
 
 FloatArray = npt.NDArray[np.float64]
@@ -77,7 +77,7 @@ class Reservoir:
     """Of one study in one process.
 
     Args:
-        sign: 1 to maximise, −1 to minimise.
+        signs: Of each objective 1 to maximise, −1 to minimise.
         prior: Of other studies.
         knobs: Own names of parameters, each to its common one.
 
@@ -87,14 +87,16 @@ class Reservoir:
         lock: Whoever changes the candidates holds it.
     """
 
-    def __init__(self, sign: float, prior: Prior, knobs: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, signs: Sequence[float], prior: Prior, knobs: Mapping[str, str] | None = None
+    ) -> None:
         self.prior = prior
         self.knobs = dict(knobs or {})
         self.lock = threading.RLock()
-        self._reader = Reader(sign, self.knobs)
+        self._readers = [Reader(sign, self.knobs) for sign in signs]
         self._candidates: list[Candidate] = []
         self._keys: dict[int, str] = {}
-        self._latest: tuple[Any, Field] | None = None
+        self._latest: dict[int, tuple[Any, Field]] = {}
         self._space: dict[str, BaseDistribution] = {}
 
     @property
@@ -113,7 +115,7 @@ class Reservoir:
         if space != self._space:
             outside = [c.trial for c in self._candidates if not _is_within(c.params, space)]
             self._candidates = [c for c in self._candidates if _is_within(c.params, space)]
-            self._reader.forget(outside)
+            self._forget(outside)
             self._space = dict(space)
         return new
 
@@ -126,8 +128,12 @@ class Reservoir:
     def take(self, position: int) -> Candidate:
         """Remove one."""
         candidate = self._candidates.pop(position)
-        self._reader.forget([candidate.trial])
+        self._forget([candidate.trial])
         return candidate
+
+    def _forget(self, trials: Sequence[FrozenTrial]) -> None:
+        for reader in self._readers:
+            reader.forget(trials)
 
     def keys(self, started: Sequence[FrozenTrial]) -> set[str]:
         """The configurations that have started or are remembered (`key_of`)."""
@@ -139,18 +145,27 @@ class Reservoir:
             *(candidate.key for candidate in self._candidates),
         }
 
-    def field(self, started: Sequence[FrozenTrial]) -> Field:
-        """What is expected of trials of the study and, behind them, of the candidates."""
+    def field(
+        self, started: Sequence[FrozenTrial], objective: int = 0, prior: Prior | None = None
+    ) -> Field:
+        """What is expected of trials of the study and, behind them, of the candidates.
+
+        Args:
+            started: As an objective sees them.
+            objective: Which one, as a position in ``study.directions``.
+            prior: In place of the reservoir's.
+        """
         # The pruner asks when a trial stops, then whoever resumes one, then the sampler.
         # Candidates are kept in the key: what has gone must not be taken for one in its place.
-        key = ([_shown(t) for t in started], [(c, _shown(c.trial)) for c in self._candidates])
-        if self._latest is None or self._latest[0] != key:
+        shown = [(c, _shown(c.trial)) for c in self._candidates]
+        key = (prior, [_shown(t) for t in started], shown)
+        known = self._latest.get(objective)
+        if known is None or known[0] != key:
             candidates = [c.trial for c in self._candidates]
-            self._latest = (
-                key,
-                forecast_field(self.prior, started, candidates, self._reader),
-            )
-        return self._latest[1]
+            reader = self._readers[objective]
+            found = forecast_field(prior or self.prior, started, candidates, reader)
+            known = self._latest[objective] = key, found
+        return known[1]
 
 
 _reservoirs: WeakKeyDictionary[BaseStorage, dict[int, Reservoir]] = WeakKeyDictionary()
@@ -179,18 +194,18 @@ def make_reservoir(
         known = _reservoirs.setdefault(storage, {})
         found = known.get(study_id)
         if found is None or found.prior is not prior or found.knobs != dict(knobs or {}):
-            sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-            found = known[study_id] = Reservoir(sign, prior, knobs)
+            found = known[study_id] = Reservoir(signs_of(study), prior, knobs)
         return found
 
 
-def started_trials(study: Study) -> list[FrozenTrial]:
+def started_trials(study: Study, objective: int = 0) -> list[FrozenTrial]:
     """All that have begun to show something, in order of number; not those that failed.
 
+    With several objectives, as one of them sees them.
     Of a network that went on where it was stopped, the trial in which it goes on. Of very many,
     those that were trained furthest, and the latest.
     """
-    trials = one_a_network(every_trial(study, _STARTED))
+    trials = one_a_network(trials_of_objective(study, objective, _STARTED))
     shown = [t for t in trials if t.intermediate_values or t.values or _told(t)]
     if len(shown) <= _MOST_STARTED:
         return shown

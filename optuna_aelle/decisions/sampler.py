@@ -31,10 +31,10 @@ from optuna_aelle.decisions.branches import Branches
 from optuna_aelle.decisions.branches import searched_space
 from optuna_aelle.decisions.branches import untried_trial
 from optuna_aelle.decisions.branches import widened
+from optuna_aelle.decisions.promise import promise_of
 from optuna_aelle.decisions.random_states import random_states_kept
 from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
-from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import started_trials
 from optuna_aelle.decisions.wrapping import WrappingSampler
@@ -73,6 +73,10 @@ class AeLLESampler(WrappingSampler):
     share by their common names, and the spectrum of its untrained network. It begins with the
     second trial, or with the first one if the space is given. The trials should carry their
     spectra at step −1 (`report_network` before training).
+
+    With several objectives the candidate is taken that is expected to add most to the hypervolume
+    of the Pareto front (`optuna_aelle.decisions.promise`); it begins to learn from trials in
+    training where they report by `optuna_aelle.should_prune`.
 
     Args:
         spectrum_fn: Builds the untrained network of a configuration and returns its spectrum: a
@@ -190,13 +194,6 @@ class AeLLESampler(WrappingSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         space = self._base.infer_relative_search_space(study, trial)
-        if len(study.directions) > 1:
-            warn_once(
-                "multi-objective sampler",
-                "AeLLESampler ranks candidates by one objective; in this multi-objective study "
-                f"{type(self._base).__name__} draws alone.",
-            )
-            return space
         if self._n_candidates == 1:
             return space
         if self._space is not None:
@@ -214,7 +211,7 @@ class AeLLESampler(WrappingSampler):
         self._own.add(trial.number)
         # What was enqueued is decided already.
         decided = "fixed_params" in trial.system_attrs
-        if len(study.directions) > 1 or self._n_candidates == 1 or not search_space or decided:
+        if self._n_candidates == 1 or not search_space or decided:
             return self._base.sample_relative(study, trial, search_space)
         if self._spectrum_fn is not None:
             compile_spectra()
@@ -255,12 +252,12 @@ class AeLLESampler(WrappingSampler):
         self._draw(reservoir, study, trial, space, trials)
         if len(trials) in _UNCHOSEN:
             return reservoir.take(len(reservoir.candidates) - 1)
-        field = reservoir.field(trials)
+        expected, index = promise_of(study, reservoir, trials)
         if self._spectrum_fn is not None and self._ask_for_spectra(
-            reservoir, field.mean[len(trials) :], study, trial.number
+            reservoir, expected, study, trial.number
         ):
-            field = reservoir.field(trials)
-        return reservoir.take(int(np.argmax(index_of(field, trials)[len(trials) :])))
+            _, index = promise_of(study, reservoir, trials)
+        return reservoir.take(int(np.argmax(index)))
 
     def _draw(
         self,

@@ -7,6 +7,7 @@ any more, so what was read of them once is kept.
 from __future__ import annotations
 
 from collections.abc import Container
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
+from optuna_aelle.prediction.fitted import MIN_LESSONS
 from optuna_aelle.trials.objectives import decode_values
 from optuna_aelle.trials.objectives import of_objective
 from optuna_aelle.trials.storage import every_trial
@@ -98,3 +100,23 @@ def is_feasible(trial: FrozenTrial) -> bool:
     if constraints is None:
         constraints = dict(enumerate(trial.system_attrs.get("constraints") or ()))
     return all(constraint <= 0.0 for constraint in constraints.values())
+
+
+def known_objectives(
+    study: Study, trials: Sequence[Objectives], own: Objectives | None = None
+) -> list[bool]:
+    """Of each objective whether it never changes in training: its first value is its last.
+
+    Args:
+        study: Of the trials.
+        trials: Those that finished and reported more than once tell, if there are enough.
+        own: A trial of which it must be true, too.
+    """
+    shown = [
+        read.constant
+        for read in trials
+        if read.trial.state == TrialState.COMPLETE and len(read.values) > 1
+    ]
+    enough = len(shown) >= MIN_LESSONS
+    shown += [] if own is None else [own.constant]
+    return [enough and all(x[i] for x in shown) for i in range(len(study.directions))]
