@@ -195,15 +195,6 @@ def test_conditional_spaces_and_parallel_trials() -> None:
     )
 
 
-def test_multi_objective_studies_are_the_base_samplers() -> None:
-    study = optuna.create_study(
-        directions=["minimize", "minimize"], sampler=AeLLESampler(spectrum_fn, seed=0)
-    )
-    with pytest.warns(AeLLEWarning, match="multi-objective study TPESampler draws alone"):
-        study.optimize(lambda t: (t.suggest_float("a", 0, 1), 1.0), n_trials=15)
-    assert len(study.trials) == 15
-
-
 def test_overhead_is_counted() -> None:
     sampler = AeLLESampler(spectrum_fn, seed=0)
     run(sampler, 30)
