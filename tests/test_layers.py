@@ -12,8 +12,20 @@ import optuna_aelle
 
 ROOT = Path(optuna_aelle.__file__).parent
 # From networks to pictures. What lies at the root may be used by all.
-LAYERS = ("lyapunov", "trials", "aelle", "prediction", "decisions", "backtest", "visualization")
-AT_THE_ROOT = {"__init__.py", "_warnings.py", "fingerprint.py", "cli.py"}
+LAYERS = (
+    *(
+        "lyapunov",
+        "trials",
+        "aelle",
+        "prediction",
+        "decisions",
+        "integration",
+        "backtest",
+        "visualization",
+    ),
+    "cli",
+)
+AT_THE_ROOT = {"__init__.py", "_warnings.py", "fingerprint.py"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
