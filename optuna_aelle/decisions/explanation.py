@@ -7,23 +7,25 @@ that does not exist is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
-from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
-from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.front import FrontForecast
+from optuna_aelle.decisions.front import decode_front_forecasts
 from optuna_aelle.decisions.speech import predictor_status
+from optuna_aelle.decisions.trial_record import TrialRecord
+from optuna_aelle.decisions.trial_record import best_finished
+from optuna_aelle.decisions.trial_record import came_to
+from optuna_aelle.decisions.trial_record import record_of
+from optuna_aelle.decisions.trial_record import unless_damaged
 from optuna_aelle.decisions.verdict import Verdict
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.prediction.curves import is_lesson
@@ -31,44 +33,12 @@ from optuna_aelle.prediction.forecast import Forecast
 from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
-from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.continuation import continuations
 from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.continuation import origin_of
 
-_T = TypeVar("_T")
-FloatArray = npt.NDArray[np.float64]
-
 # As many others as `AeLLEPruner` waits for before it lets its predictor speak.
 _LEAST_OTHERS = 12
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the storage has it.
-
-    Attributes:
-        number: Its number.
-        state: ``"complete"``, ``"pruned"``, ``"running"``, ``"fail"`` or ``"waiting"``.
-        value: What it came to, None where there is nothing finite.
-        params: Its parameters.
-        curve: What it reported, by step.
-        spectrum_step: The step of its latest spectrum; −1 before training, None without any.
-        spectrum: Its latest fingerprint, nats per step, descending; −inf is a dead direction.
-    """
-
-    number: int
-    state: str
-    value: float | None
-    params: Mapping[str, Any]
-    curve: Mapping[int, float]
-    spectrum_step: int | None
-    spectrum: tuple[float, ...]
-
-    @property
-    def lambda_1(self) -> float | None:
-        """The largest exponent of the latest spectrum."""
-        return self.spectrum[0] if self.spectrum else None
 
 
 @dataclass(frozen=True)
@@ -80,7 +50,9 @@ class Explanation:
         direction: ``"minimize"`` or ``"maximize"``.
         trial: The trial.
         best: The best finished one; ``trial`` itself where that is the best, None without any.
+        objective: Of a multi-objective study, the one that values and curves are of.
         forecast: The latest that was expected of it.
+        front: The same where there are several objectives.
         forecast_source: ``"stored"``, or ``"computed"`` now from the other trials; None without.
         no_forecast: Why there is no forecast.
         bar: What it was held against, in units of the objective, where anybody said so.
@@ -99,7 +71,9 @@ class Explanation:
     direction: str
     trial: TrialRecord
     best: TrialRecord | None
+    objective: int
     forecast: Forecast | None
+    front: FrontForecast | None
     forecast_source: str | None
     no_forecast: str | None
     bar: float | None
@@ -113,6 +87,21 @@ class Explanation:
         """Whether no finished trial is better."""
         return self.best is not None and self.best.number == self.trial.number
 
+    @property
+    def expected(self) -> tuple[float, float, float] | None:
+        """The expected final value and the ends of its central 80 %; None without a forecast."""
+        if self.forecast is not None:
+            return (self.forecast.value, *self.forecast.interval)
+        if self.front is not None:
+            return (self.front.values[self.objective][0], *self.front.intervals[self.objective])
+        return None
+
+    @property
+    def forecast_step(self) -> int | None:
+        """What was known when it was forecast: −1 before training; None without a forecast."""
+        forecast = self.forecast or self.front
+        return None if forecast is None else forecast.step
+
     def as_dict(self) -> dict[str, Any]:
         """The same as what JSON can hold: numbers that are not finite are None.
 
@@ -121,13 +110,18 @@ class Explanation:
             >>> text = json.dumps(explain_trial(study, 7).as_dict(), allow_nan=False)
         """
         forecast = self.forecast
-        payload = {name: value for name, value in vars(self).items() if name != "forecast"}
+        payload = dict(vars(self))
         payload["trial"] = _as_dict(self.trial)
         payload["best"] = None if self.best is None else _as_dict(self.best)
         payload["verdict"] = (
             None
             if self.verdict is None
-            else {k: v for k, v in asdict(self.verdict).items() if k != "forecast"}
+            else {k: v for k, v in asdict(self.verdict).items() if k not in ("forecast", "front")}
+        )
+        payload["front"] = (
+            None
+            if self.front is None
+            else asdict(self.front) | {"intervals": self.front.intervals}
         )
         payload["forecast"] = (
             None
@@ -202,72 +196,41 @@ def explain_one(
     maximize = study.directions[objective] == StudyDirection.MAXIMIZE
     own = record_of(trial, objective)
     best = best_finished(trials, objective, maximize=maximize)
-    verdict = _unless_damaged(lambda: _sound(decode_verdict(trial)), None)
+    verdict = unless_damaged(lambda: _sound(decode_verdict(trial)), None)
     forecasts: dict[int, Forecast] = {}
-    forecasts = _unless_damaged(lambda: decode_forecasts(trial), forecasts)
+    forecasts = unless_damaged(lambda: decode_forecasts(trial), forecasts)
     forecast = next((f for f in reversed(forecasts.values()) if _is_sound(f)), None)
-    source = None if forecast is None else "stored"
+    front = unless_damaged(lambda: _latest_front(study, trial), None)
+    source = None if forecast is None and front is None else "stored"
     reason: str | None = None
-    if forecast is None:
+    if source is None:
         forecast, reason = _forecast_now(study, trial, trials, ask=ask_predictor)
         source = None if forecast is None else "computed"
     continued: dict[int, int] = {}
-    continued = _unless_damaged(lambda: continuations(trials), continued)
+    continued = unless_damaged(lambda: continuations(trials), continued)
     bar = None
     if verdict is not None and verdict.bar is not None:
         bar = verdict.bar
     elif forecast is not None:
         bar = forecast.bar_value
+    elif front is not None:
+        bar = front.rival_values[objective]
     return Explanation(
         study_name=study.study_name,
         direction="maximize" if maximize else "minimize",
         trial=own,
         best=None if best is None else record_of(best, objective),
+        objective=objective,
         forecast=forecast,
+        front=front,
         forecast_source=source,
         no_forecast=reason,
         bar=bar,
         verdict=verdict,
         sentence=_sentence(own, verdict, trials, objective, maximize=maximize),
-        continues=_unless_damaged(lambda: origin_of(trial), None),
+        continues=unless_damaged(lambda: origin_of(trial), None),
         continued_by=continued.get(trial.number),
     )
-
-
-def record_of(trial: FrozenTrial, objective: int = 0) -> TrialRecord:
-    """What the storage has of a trial, without what is damaged."""
-    spectra: dict[int, FloatArray] = {}
-    spectra = _unless_damaged(lambda: decode_spectra(trial), spectra)
-    step = max(spectra, default=None)
-    return TrialRecord(
-        number=trial.number,
-        state=trial.state.name.lower(),
-        value=came_to(trial, objective),
-        params=dict(trial.params),
-        curve=dict(sorted(trial.intermediate_values.items())),
-        spectrum_step=step,
-        spectrum=() if step is None else tuple(map(float, spectra[step])),
-    )
-
-
-def came_to(trial: FrozenTrial, objective: int = 0) -> float | None:
-    """The value of a trial that has ended, None where there is nothing finite."""
-    if trial.values is None or objective >= len(trial.values):
-        return None
-    value = float(trial.values[objective])
-    return value if math.isfinite(value) else None
-
-
-def best_finished(
-    trials: Sequence[FrozenTrial], objective: int = 0, *, maximize: bool
-) -> FrozenTrial | None:
-    """The best of the trials that ran to their end; the first of equals."""
-    finished = [
-        (value if maximize else -value, -trial.number, trial)
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and (value := came_to(trial, objective)) is not None
-    ]
-    return max(finished, key=lambda found: found[:2])[2] if finished else None
 
 
 def _sentence(
@@ -305,7 +268,7 @@ def _forecast_now(
         return None, "none was made while it ran, and its end is known"
     if trial.state not in (TrialState.RUNNING, TrialState.PRUNED):
         return None, "it has not been trained"
-    said = _unless_damaged(lambda: predictor_status(study), None)
+    said = unless_damaged(lambda: predictor_status(study), None)
     none_was_made = "none was made" if said is None else f"none was made: {said}"
     if not ask:
         return None, none_was_made
@@ -329,6 +292,17 @@ def _forecast_now(
         return None, f"none can be computed now ({error})"
 
 
+def _latest_front(study: optuna.Study, trial: FrozenTrial) -> FrontForecast | None:
+    """What was expected of it in each objective, if it can be told."""
+    n = len(study.directions)
+    for forecast in reversed(decode_front_forecasts(trial).values()):
+        numbers = [forecast.chance, *forecast.rival_values, *sum(forecast.values, ())]
+        fits = len(forecast.values) == len(forecast.rival_values) == n > 1
+        if fits and all(map(math.isfinite, numbers)):
+            return forecast
+    return None
+
+
 def _is_sound(forecast: Forecast) -> bool:
     numbers = (forecast.value, forecast.value_std, forecast.chance, forecast.standing)
     return all(map(math.isfinite, numbers)) and forecast.value_std >= 0.0
@@ -339,18 +313,6 @@ def _sound(verdict: Verdict | None) -> Verdict | None:
     if verdict is not None:
         verdict.sentence()
     return verdict
-
-
-def _unless_damaged(read: Callable[[], _T], otherwise: _T) -> _T:
-    try:
-        return read()
-    except Exception as error:  # an attribute may hold anything
-        warn_once(
-            "attribute not explained",
-            f"An attribute cannot be read ({type(error).__name__}: {error}); it is left out.",
-            error,
-        )
-        return otherwise
 
 
 def moment(step: int | None) -> str:

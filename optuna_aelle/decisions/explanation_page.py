@@ -13,7 +13,8 @@ from optuna_aelle.decisions.text_pictures import printable
 
 if TYPE_CHECKING:
     from optuna_aelle.decisions.explanation import Explanation
-    from optuna_aelle.decisions.explanation import TrialRecord
+    from optuna_aelle.decisions.front import FrontForecast
+    from optuna_aelle.decisions.trial_record import TrialRecord
     from optuna_aelle.prediction.forecast import Forecast
 
 # Spectra are drawn as `optuna_aelle.visualization` draws them: linear up to so many nats per step.
@@ -53,6 +54,8 @@ def _heading(explained: Explanation) -> list[str]:
 
 def _expected(explained: Explanation) -> list[str]:
     forecast = explained.forecast
+    if explained.front is not None:
+        return _expected_of_several(explained.front)
     if forecast is None:
         return [f"forecast: none; {printable(explained.no_forecast, 1000)}"]
     low, high = forecast.interval
@@ -71,6 +74,21 @@ def _expected(explained: Explanation) -> list[str]:
             f"  such forecasts rank this study's own trials at {skill.model:.2f}, the plain "
             f"value at {skill.baseline:.2f} (over {skill.n:.0f})"
         )
+    return lines
+
+
+def _expected_of_several(front: FrontForecast) -> list[str]:
+    lines = [f"forecast ({moment(front.step)}):"]
+    for number, ((value, _), (low, high)) in enumerate(
+        zip(front.values, front.intervals, strict=True)
+    ):
+        around = "known" if low == high else f"80 % between {low:.5g} and {high:.5g}"
+        lines.append(f"  objective {number}: {value:.5g}, {around}")
+    rival = ", ".join(f"{value:.5g}" for value in front.rival_values)
+    lines.append(
+        f"  a chance of at most {_percent(front.chance)} to beat trial {front.rival} ({rival}), "
+        "which is on the Pareto front, in any objective"
+    )
     return lines
 
 
