@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import torch
 from torch import nn
 
 import optuna_aelle
-from optuna_aelle.lyapunov import cells
-from optuna_aelle.lyapunov.adapters import ADAPTERS
 from tests.conftest import run_synthetic
 
 ROOT = Path(optuna_aelle.__file__).parent
@@ -109,26 +106,3 @@ def test_every_public_name_has_an_example(name: str) -> None:
     for member in members:
         if inspect.isclass(member) or inspect.isfunction(member):
             assert ">>>" in (member.__doc__ or ""), f"{name}: {member.__name__}"
-
-
-def test_every_line_for_a_model_runs() -> None:
-    """The page says which line takes which kind of model; one namespace for all its blocks."""
-    page = (ROOT.parent / "docs" / "models.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) > 6
-    torch.manual_seed(0)
-    namespace: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for block in blocks:
-            exec(compile(block, "docs/models.md", "exec"), namespace)
-
-
-def test_the_page_of_models_names_every_cell_and_every_adapter() -> None:
-    page = (ROOT.parent / "docs" / "models.md").read_text()
-    layers = [name for name in cells.__all__ if isinstance(getattr(cells, name), type)]
-    for name in {*layers} - {"RecurrentLayer", "DiagonalLayer"}:
-        assert f"`{name}`" in page, name
-    for module, name in ADAPTERS:
-        known = f"`{name}`" in page or "ncps" in module or "xlstm" in module
-        assert known, f"{module}.{name}"

@@ -1,4 +1,4 @@
-"""What did `benchmarks.engine` find, in the README's tables? From its results file alone.
+"""What did `benchmarks.engine` find, in the tables of docs/engine.md? From its results file alone.
 
 python -m benchmarks.engine.table [RESULTS.json]
 """

@@ -64,8 +64,8 @@ _FEWER = (
 )
 
 
-# What the README shows: the least that there is, of each kind the best, and ours.
-_README = {
+# What docs/benchmarks/who-wins.md shows: the least that there is, of each kind the best, and ours.
+_ON_THE_PAGE = {
     "random, none": "doing nothing: random, no pruner",
     DEFAULTS: "Optuna's defaults: TPE, Median",
     "TPE, Hyperband, min 1": "TPE, Hyperband",
@@ -225,11 +225,11 @@ def regret_text(results: Results, measures: tuple[str, str]) -> str:
     return "\n".join(lines)
 
 
-def readme_text(results: Results) -> str:
-    """The README's table: both readings, as recorded / where epochs are long."""
+def page_table(results: Results) -> str:
+    """The table of `who-wins.md`: both readings, as recorded / where epochs are long."""
     head = [f"{kind} {budget}" for kind in ("final", "seen") for budget in results.budgets]
     lines = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-    for name, title in _README.items():
+    for name, title in _ON_THE_PAGE.items():
         if name not in results.arms:
             continue
         cells = []
@@ -400,8 +400,8 @@ def main() -> None:
     draw_all(path)
     results = Results.read(path)
     print(report(results))
-    print("\n## In the README\n")
-    print(readme_text(results))
+    print("\n## In docs/benchmarks/who-wins.md\n")
+    print(page_table(results))
 
 
 if __name__ == "__main__":

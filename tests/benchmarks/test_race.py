@@ -310,10 +310,10 @@ def test_mistakes_are_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_readme_shows_what_is_in_the_results() -> None:
-    shown = figure.readme_text(Results.read(RESULTS / "race.json"))
-    readme = (RESULTS.parents[1] / "README.md").read_text()
-    assert shown in readme, "Paste what `python -m benchmarks.race.figure` ends with."
+def test_the_page_shows_what_is_in_the_results() -> None:
+    shown = figure.page_table(Results.read(RESULTS / "race.json"))
+    page = (RESULTS.parents[1] / "docs" / "benchmarks" / "who-wins.md").read_text()
+    assert shown in page, "Paste what `python -m benchmarks.race.figure` ends with."
 
 
 def test_the_judges_stand_where_they_must() -> None:

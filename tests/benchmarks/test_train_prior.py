@@ -1,4 +1,4 @@
-"""The prior is learned, ranked on tasks that it has not seen, and README says what came out."""
+"""The prior is learned, ranked on tasks that it has not seen, and its page says what came out."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def test_no_lesson_is_of_the_task_that_is_left_out(monkeypatch: pytest.MonkeyPat
     assert len(names) == len(DEVELOPMENT_TABLES) + len(REPORT_TABLES) - 2
 
 
-def test_the_readme_says_what_was_measured() -> None:
+def test_the_page_says_what_was_measured() -> None:
     results = json.loads((RESULTS / "prior.json").read_text())
     assert {t["table"] for t in results["tables"]} == {*DEVELOPMENT_TABLES, *REPORT_TABLES}
-    readme = (RESULTS.parents[1] / "README.md").read_text()
+    page = (RESULTS.parents[1] / "docs" / "benchmarks" / "prior.md").read_text()
     own = [t["figures"] for t in results["tables"] if t["table"] in REPORT_TABLES]
     for what in train_prior.HIDDEN:
         for step in own[0][what]:
             a, b, c = np.mean([t[what][step] for t in own], axis=0)
             cell = f"{a:.3f} / {b:.3f}".replace("0.", ".") + f" ({c:.0%}".replace("%", " %)")
-            assert f"| {cell} |" in readme
+            assert f"| {cell} |" in page
