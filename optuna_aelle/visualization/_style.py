@@ -2,11 +2,13 @@
 
 Colour runs towards dark for better values, whether the study minimises or maximises. Figures hold
 short Python lists, never numpy arrays: plotly writes arrays as base64, which costs space and which
-older plotly.js does not read.
+older plotly.js does not read. Whatever comes from a study, names and choices of parameters above
+all, is escaped: plotly takes some tags of HTML for its own.
 """
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
 from collections.abc import Iterable
@@ -17,10 +19,12 @@ from typing import TypeVar
 import numpy as np
 import optuna
 import plotly.graph_objects as go
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from plotly.colors import sample_colorscale
 
+from optuna_aelle.decisions.text_pictures import printable
+from optuna_aelle.visualization._trials import is_maximized
+from optuna_aelle.visualization._trials import value_name
 from optuna_aelle.visualization._trials import value_of
 
 _T = TypeVar("_T")
@@ -29,11 +33,15 @@ _T = TypeVar("_T")
 SCALE = ["#c2df23", "#51c56a", "#1f968b", "#33638d", "#440154"]
 UNSCORED = "#b5b5b5"
 ACCENT = "#33638d"
+BEST = SCALE[-1]
+# Stopped, or the one in question: no colour of the scale, which stands for values.
+STOPPED = "#e8743b"
 _GRID = "#e8e8e8"
 
-# The dashboard fetches every figure again and again: more marks cost more than they show.
-MAX_LINES = 100
-MAX_POINTS = 500
+# The dashboard fetches every figure again and again, and MySQL takes no more than 64 KB at once,
+# so that a figure is written whole or not at all.
+MAX_LINES = 50
+MAX_POINTS = 300
 
 
 def color_axis(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[str, Any]:
@@ -42,10 +50,14 @@ def color_axis(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[str, 
     low, high = short(robust_range(values)) if values else (None, None)
     return {
         "colorscale": SCALE,
-        "reversescale": study.direction != StudyDirection.MAXIMIZE,
+        "reversescale": not is_maximized(study),
         "cmin": low,
         "cmax": high,
-        "colorbar": {"title": {"text": "value"}, "thickness": 14, "outlinewidth": 0},
+        "colorbar": {
+            "title": {"text": escaped(value_name(study), 20)},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
     }
 
 
@@ -80,6 +92,11 @@ def short(values: Iterable[float], digits: int = 5) -> list[Any]:
     return [float(f"{x:.{digits}g}") if math.isfinite(x) else None for x in values]
 
 
+def escaped(text: object, most: int = 60) -> str:
+    """Text of others, as plotly shows it literally, and not too much of it."""
+    return html.escape(printable(text, most), quote=False)
+
+
 def wrapped(text: str, width: int = 80) -> str:
     """Text in lines of at most ``width`` characters, as plotly breaks them."""
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, width)]
@@ -88,17 +105,25 @@ def wrapped(text: str, width: int = 80) -> str:
 
 def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
     """The figure with its title, and with the names of its axes."""
+    n_lines = title.count("<br>")
     figure.update_layout(
         # A named template would add 7 KB to each figure in the storage.
         template="none",
-        title={"text": title, "font": {"size": 16}, "x": 0.02},
+        title={
+            "text": title,
+            "font": {"size": 15},
+            "x": 0.02,
+            "y": 1.0,
+            "yanchor": "top",
+            "pad": {"t": 14},
+        },
         font={"family": "Roboto, Helvetica, Arial, sans-serif", "size": 12, "color": "#333"},
-        margin={"l": 75, "r": 20, "t": 80, "b": 55},
+        margin={"l": 70, "r": 20, "t": 70 + 18 * n_lines, "b": 50},
         legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
         hovermode="closest",
     )
     figure.update_xaxes(title={"text": x, "standoff": 8}, gridcolor=_GRID, zeroline=False)
-    figure.update_yaxes(title=y, gridcolor=_GRID, zerolinecolor=_GRID)
+    figure.update_yaxes(title={"text": y, "standoff": 8}, gridcolor=_GRID, zerolinecolor=_GRID)
     return figure
 
 
@@ -106,7 +131,7 @@ def empty(title: str, message: str) -> go.Figure:
     """A figure without data that says what it waits for."""
     figure = styled(go.Figure(), title, "", "")
     figure.add_annotation(
-        text=wrapped(message, 70),
+        text=wrapped(message, 60),
         x=0.5,
         y=0.5,
         xref="paper",
