@@ -23,6 +23,7 @@ from mkdocs.structure.pages import Page
 ROOT_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
 _FENCED = re.compile(r"(^ *```.*?^ *``` *$)", flags=re.MULTILINE | re.DOTALL)
+_FIGURE = re.compile(r"""(<img [^>]*src="([^"]+\.png)"[^>]*>)(?!</a>)""")
 _TARGET = re.compile(r"\]\(([^()\s#:]+)(#[^()\s]*)?\)")
 
 
@@ -60,6 +61,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
         part if i % 2 else _TARGET.sub(turned, part)
         for i, part in enumerate(parts)  # every second one is code
     )
+
+
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """A figure opens in full when it is clicked: phones show it small."""
+    return _FIGURE.sub(r'<a href="\2" title="In full">\1</a>', html)
+
+
+def on_page_context(context: dict[str, Any], page: Page, **_: Any) -> dict[str, Any]:
+    """The home page has no siblings to list beside it."""
+    if page.is_homepage:
+        page.meta.setdefault("hide", []).append("navigation")
+    return context
 
 
 def _linked_files(markdown: str, source: Path, root: Path) -> Iterator[Path]:
