@@ -11,6 +11,7 @@ from optuna_aelle.visualization._race import plot_race
 from optuna_aelle.visualization._replay import pareto_front
 from optuna_aelle.visualization._replay import plot_replay
 from optuna_aelle.visualization._spectra import plot_spectra
+from optuna_aelle.visualization._trial import plot_trial
 
 __all__ = [
     "DashboardCallback",
@@ -21,5 +22,6 @@ __all__ = [
     "plot_race",
     "plot_replay",
     "plot_spectra",
+    "plot_trial",
     "save_dashboard_plots",
 ]

@@ -115,10 +115,11 @@ def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
             "x": 0.02,
             "y": 1.0,
             "yanchor": "top",
-            "pad": {"t": 14},
+            # plotly places the second line of several at the top.
+            "pad": {"t": 26 if n_lines else 14},
         },
         font={"family": "Roboto, Helvetica, Arial, sans-serif", "size": 12, "color": "#333"},
-        margin={"l": 70, "r": 20, "t": 70 + 18 * n_lines, "b": 50},
+        margin={"l": 70, "r": 20, "t": 70 + 20 * n_lines, "b": 50},
         legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
         hovermode="closest",
     )

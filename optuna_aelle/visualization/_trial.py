@@ -67,22 +67,14 @@ def draw_trial(explained: Explanation) -> go.Figure:
     styled(figure, f"{heading}<br>{wrapped(escaped(explained.sentence, 400), 125)}", "", "")
     drawn = [y for trace in figure.data if trace.xaxis == "x" for y in trace.y if y is not None]
     figure.update_xaxes(title_text=FINGERPRINT_AXIS, range=[-0.02, 1.02], col=1)
-    figure.update_yaxes(
-        title_text="Lyapunov exponent (nats per step)", **exponent_axis(drawn), col=1
-    )
+    exponents = "Lyapunov exponent (nats per step)"
+    figure.update_yaxes(title_text=exponents, **exponent_axis(drawn), col=1)
     figure.update_xaxes(title_text="step", col=2)
     figure.update_yaxes(title_text="reported value", col=2)
-    for col, what, record in ((1, "spectrum", trial.spectrum), (2, "reported value", trial.curve)):
-        if not record:
-            figure.add_annotation(
-                text=f"trial {trial.number} has stored no {what}",
-                xref="x domain" if col == 1 else "x2 domain",
-                yref="y domain" if col == 1 else "y2 domain",
-                x=0.5,
-                y=0.5,
-                showarrow=False,
-                font={"size": 14, "color": "#777"},
-            )
+    if not trial.spectrum:
+        _say(figure, "x", f"no spectrum of trial {trial.number} is stored")
+    if not trial.curve:
+        _say(figure, "x2", f"trial {trial.number} has reported nothing")
     return figure
 
 
@@ -156,6 +148,20 @@ def _add_forecast(figure: go.Figure, explained: Explanation, best: TrialRecord |
             row=1,
             col=2,
         )
+
+
+def _say(figure: go.Figure, axis: str, what: str) -> None:
+    figure.add_annotation(
+        text=what,
+        xref=f"{axis} domain",
+        yref=f"{axis.replace('x', 'y')} domain",
+        x=0.5,
+        y=0.98,
+        yanchor="top",
+        showarrow=False,
+        bgcolor="rgba(255, 255, 255, 0.8)",
+        font={"size": 13, "color": "#777"},
+    )
 
 
 def _name(record: TrialRecord, *, is_own: bool) -> str:
