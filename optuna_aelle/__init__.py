@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from optuna_aelle import integration as integration
     from optuna_aelle import lyapunov as lyapunov
     from optuna_aelle import visualization as visualization
     from optuna_aelle._warnings import AeLLEWarning as AeLLEWarning
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from optuna_aelle.trials.attributes import encode_spectrum as encode_spectrum
     from optuna_aelle.trials.attributes import report_spectrum as report_spectrum
     from optuna_aelle.trials.objectives import decode_values as decode_values
+    from optuna_aelle.trials.patience import PatientStorage as PatientStorage
     from optuna_aelle.trials.reporting import report_network as report_network
     from optuna_aelle.trials.table import RecordedTrials as RecordedTrials
     from optuna_aelle.visualization import DashboardCallback as DashboardCallback
@@ -53,6 +55,7 @@ _HOME = {
     "Checkpoints": "optuna_aelle.decisions.checkpoints",
     "DashboardCallback": "optuna_aelle.visualization",
     "LyapunovSpectrum": "optuna_aelle.lyapunov",
+    "PatientStorage": "optuna_aelle.trials.patience",
     "PerformancePredictor": "optuna_aelle.prediction.predictor",
     "Prior": "optuna_aelle.prediction.prior",
     "RecordedTrials": "optuna_aelle.trials.table",
@@ -77,7 +80,7 @@ _HOME = {
     "spectral_fingerprints": "optuna_aelle.lyapunov",
     "systems": "optuna_aelle.lyapunov",
 }
-_MODULES = ("lyapunov", "visualization")
+_MODULES = ("integration", "lyapunov", "visualization")
 
 __all__ = [*_HOME, *_MODULES]
 

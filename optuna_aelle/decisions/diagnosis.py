@@ -86,8 +86,7 @@ def diagnose(study: Study, *, now: datetime.datetime | None = None) -> list[Find
 
     Example:
         >>> from optuna_aelle.decisions.diagnosis import diagnose
-        >>> [finding.level for finding in diagnose(study)]
-        ['ok', ..., 'ok']
+        >>> [finding.message for finding in diagnose(study) if finding.level == "problem"]
     """
     trials = every_trial(study)
     now = now or datetime.datetime.now()

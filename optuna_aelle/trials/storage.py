@@ -101,7 +101,7 @@ def seconds_since_heartbeat(study: Study) -> tuple[dict[int, float], float | Non
     from sqlalchemy import func
 
     with backend.scoped_session() as session:
-        now = session.execute(func.now()).scalar()
+        now = session.execute(func.now()).scalar_one()
         rows = (
             session.query(models.TrialModel.number, models.TrialHeartbeatModel.heartbeat)
             .join(models.TrialHeartbeatModel)
