@@ -93,6 +93,12 @@ class Checkpoints:
         # Of each process the first checkpoint is read back.
         self._proven = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_store": self._store, "_proven": self._proven}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def epochs(self, trial: optuna.trial.BaseTrial, n_epochs: int, **states: Any) -> Iterator[int]:
         """The epochs that a trial has yet to train, each saved once it is over.
 

@@ -1,0 +1,251 @@
+"""What all callbacks do, whatever framework they are for: report, ask, and say what comes of it.
+
+A callback tells a `TrialReporter` of the untrained network and of each epoch; that raises
+`optuna.TrialPruned` where the trial is to stop. Where several processes train one network, the
+first of them does all of this and the others are told what came of it (`together`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Literal
+from typing import TypeVar
+from typing import cast
+
+import optuna
+
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.checkpoints import CheckpointedTraining
+from optuna_aelle.decisions.checkpoints import Checkpoints
+from optuna_aelle.decisions.verdict import DECISION_KEY
+from optuna_aelle.decisions.wrapping import asks_before_training
+from optuna_aelle.integration.attach import TrialHandle
+from optuna_aelle.trials.attributes import UNTRAINED_STEP
+from optuna_aelle.trials.continuation import is_inherited
+from optuna_aelle.trials.reporting import report_network
+from optuna_aelle.trials.storage import latest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from optuna_aelle.lyapunov import StepModel
+    from optuna_aelle.lyapunov.inputs import Inputs
+
+_T = TypeVar("_T")
+
+
+class TrialReporter:
+    """The trial of one training, as a callback speaks to it.
+
+    Args:
+        trial: The running trial.
+        monitor: The name of the metric that is reported.
+        probe: As the inputs of `report_network`; None goes without spectra.
+        checkpoints: Where the training is saved; None for nowhere.
+        state: As in `report_network`.
+        direction: As in `report_network`.
+
+    Example:
+        >>> reporter = TrialReporter(trial, "loss", probe_inputs)
+        >>> reporter.untrained(rnn)
+        >>> reporter.epoch(rnn, {"loss": 0.7}, epoch=0)
+    """
+
+    def __init__(
+        self,
+        trial: optuna.trial.BaseTrial,
+        monitor: str,
+        probe: Inputs | None,
+        checkpoints: Checkpoints | None = None,
+        *,
+        state: Literal["full", "hidden"] = "full",
+        direction: Literal["forward", "backward"] | None = None,
+    ) -> None:
+        if not isinstance(trial, optuna.Trial | optuna.trial.FixedTrial):
+            raise TypeError(
+                "Expected the trial that the objective was called with, an optuna.Trial or a "
+                f"FixedTrial, but got {trial!r}. Where several processes train one network, the "
+                "first one has the trial, and what came of it is told to the others."
+            )
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be the name of a metric, but got {monitor!r}.")
+        if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+            raise TypeError(
+                f"checkpoints must be optuna_aelle.Checkpoints or None, but got {checkpoints!r}."
+            )
+        self._handle = TrialHandle(trial)
+        self.monitor = monitor
+        self.probe = probe
+        self.checkpoints = checkpoints
+        self._state = state
+        self._direction = direction
+        self._training: CheckpointedTraining | None = None
+
+    @property
+    def trial(self) -> optuna.trial.BaseTrial:
+        """The trial, as this process may use it."""
+        return self._handle.trial
+
+    def begin(self, n_epochs: int, **states: Any) -> int:
+        """The epoch to train first, with the states as they were before it.
+
+        Raises:
+            optuna.TrialPruned: Another worker goes on with the same network.
+        """
+        if self.checkpoints is None:
+            return 0
+        self._training = self.checkpoints.begin(self.trial, n_epochs, **states)
+        return self._training.first
+
+    def untrained(self, model: nn.Module | StepModel) -> None:
+        """Report the network before its first epoch; nothing is lost where it is stopped here.
+
+        Raises:
+            optuna.TrialPruned: The trial is to stop.
+        """
+        self._report_spectrum(model, UNTRAINED_STEP)
+        study = getattr(self.trial, "study", None)
+        if study is not None and asks_before_training(study.pruner):
+            self._stop_if_asked(UNTRAINED_STEP)
+
+    def epoch(self, model: nn.Module | StepModel, metrics: Mapping[str, Any], epoch: int) -> None:
+        """Report the network and its metric after an epoch, counted from 0, and save it.
+
+        Raises:
+            optuna.TrialPruned: The trial is to stop.
+            ValueError: The metric is not there, or no number.
+        """
+        self.report(model, metrics, epoch)
+        self._stop_if_asked(epoch)
+        if self._training is not None:
+            self._training.save_if_cheap(epoch)
+
+    def report(self, model: nn.Module | StepModel, metrics: Mapping[str, Any], epoch: int) -> None:
+        """The first half of `epoch`, for who saves in ways of their own."""
+        value = metric(metrics, self.monitor)
+        self._report_spectrum(model, epoch)
+        # A network that had to begin anew trains again what it has inherited.
+        if not is_inherited(self.trial, epoch):
+            self.trial.report(value, epoch)
+
+    def should_save(self, epoch: int) -> bool:
+        """Whether saving is due, by who saves in ways of their own."""
+        return self._training is not None and self._training.is_due(epoch)
+
+    def save(self, epoch: int) -> None:
+        """Save the states that `begin` was given."""
+        if self._training is not None:
+            self._training.save(epoch)
+
+    def why_stopped(self, step: int) -> str | None:
+        """What is to be said of it if the trial is to stop now; None if not."""
+        if not self.trial.should_prune():
+            return None
+        when = "before training" if step == UNTRAINED_STEP else f"after epoch {step}"
+        return f"Trial {self.trial.number} was stopped {when}.{self._decision()}"
+
+    def _stop_if_asked(self, step: int) -> None:
+        why = self.why_stopped(step)
+        if why is None:
+            return
+        if step != UNTRAINED_STEP:
+            self.save(step)
+        raise optuna.TrialPruned(why)
+
+    def _report_spectrum(self, model: nn.Module | StepModel, step: int) -> None:
+        if self.probe is None:
+            return
+        report_network(
+            self.trial, model, self.probe, step, state=self._state, direction=self._direction
+        )
+
+    def _decision(self) -> str:
+        """The pruner's own sentence, where it has left one."""
+        try:
+            stored = latest(self.trial)
+            said = None if stored is None else stored.user_attrs.get(DECISION_KEY)
+        except Exception:  # a storage hiccup must not undo a decision
+            said = None
+        return f" {said}" if isinstance(said, str) else ""
+
+
+def metric(metrics: Mapping[str, Any], name: str) -> float:
+    """One of a framework's metrics, a number or a tensor, as a number.
+
+    Raises:
+        ValueError: It is not there, or no single number.
+
+    Example:
+        >>> metric({"val_loss": torch.tensor(0.5)}, "val_loss")
+        0.5
+    """
+    if name not in metrics:
+        raise ValueError(
+            f"Expected a metric {name!r} to report, but there is none. {available(metrics)} Log "
+            f"it, or set monitor= to one of these."
+        )
+    value = metrics[name]
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected one number in {name!r}, but got {value!r}.") from error
+
+
+def available(metrics: Collection[str]) -> str:
+    """A sentence on the names that there are.
+
+    Example:
+        >>> available({"loss": 1.0, "accuracy": 0.5})
+        "Available: 'accuracy', 'loss'."
+    """
+    names = ", ".join(repr(name) for name in sorted(metrics))
+    return f"Available: {names}." if names else "There are no metrics at all."
+
+
+def warn_without_probe(callback: str) -> None:
+    """Say once that there are no spectra for want of probe inputs."""
+    warn_once(
+        "no probe inputs",
+        f"{callback} goes without spectra: it has no probe inputs. Pass probe=, a few sequences "
+        "as the model takes them, the same for all trials of a study.",
+    )
+
+
+def together(is_first: bool, broadcast: Callable[[Any], Any], decide: Callable[[], _T]) -> _T:
+    """What the first of several processes has decided, or raised, in all of them.
+
+    Args:
+        is_first: Whether this is the first process.
+        broadcast: Returns, in all processes, what the first one gives it.
+        decide: Runs in the first process alone; its result travels.
+
+    Raises:
+        optuna.TrialPruned: In all processes, if ``decide`` has raised it.
+        RuntimeError: In the others, if ``decide`` has raised something else.
+
+    Example:
+        >>> together(True, lambda decided: decided, lambda: 3)
+        3
+    """
+    raised: BaseException | None = None
+    outcome: tuple[str, Any] = ("", None)
+    if is_first:
+        try:
+            outcome = ("done", decide())
+        except optuna.TrialPruned as pruned:
+            raised, outcome = pruned, ("pruned", str(pruned))
+        # The others would wait for this process for ever, whatever it is.
+        except BaseException as error:
+            raised, outcome = error, ("failed", f"{type(error).__name__}: {error}")
+    how, what = broadcast(outcome)
+    if raised is not None:
+        raise raised
+    if how == "pruned":
+        raise optuna.TrialPruned(what)
+    if how == "failed":
+        raise RuntimeError(f"The first process has failed: {what}")
+    return cast(_T, what)
