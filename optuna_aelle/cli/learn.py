@@ -12,7 +12,7 @@ NAME = "learn"
 HELP = "learn a prior from studies that are over, for the next one"
 DESCRIPTION = (
     "Learn from studies with one objective what the next one can begin with: "
-    'AeLLEPruner(prior="my.prior"), AeLLESampler(prior="my.prior").'
+    'AeLLESampler(prior="my.prior"); the pruner beside it goes by the same.'
 )
 EXAMPLES = """\
   optuna-aelle learn sqlite:///my.db --output my.prior
