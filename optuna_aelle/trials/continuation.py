@@ -136,7 +136,8 @@ def continuations(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     found: dict[int, int] = {}
     for trial in trials:
         origin = origin_of(trial)
-        if origin is not None and not is_given_up(trial):
+        # Only onwards: what was damaged by hand must not lead round in circles.
+        if origin is not None and origin < trial.number and not is_given_up(trial):
             found[origin] = min(trial.number, found.get(origin, trial.number))
     return found
 

@@ -25,6 +25,7 @@ from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.attributes import encode_spectrum
 from optuna_aelle.trials.continuation import CONTINUES_KEY
 from optuna_aelle.trials.continuation import enqueue_continuation
+from optuna_aelle.trials.continuation import furthest
 from tests.conftest import made_trials
 from tests.conftest import run_synthetic
 
@@ -183,6 +184,24 @@ def test_who_goes_on_with_whom() -> None:
     assert (continuation.continues, continuation.continued_by) == (1, None)
     assert "goes on as trial 2" in origin.text()
     assert "network of trial 1" in continuation.text()
+
+
+@pytest.mark.parametrize("origin", [1, 2, 99])
+def test_continuations_never_lead_round_in_circles(origin: int) -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=0.5, intermediate_values={0: 0.5}))
+    for continues in (origin, 1):
+        payload = {"version": 1, "trial": continues, "step": 0, "given_up": False}
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED,
+                intermediate_values={0: 0.8},
+                system_attrs={CONTINUES_KEY: payload},
+            )
+        )
+    assert furthest(study.trials)[0].number == 0
+    for number in range(3):
+        assert explain_trial(study, number).text()
 
 
 def test_numbers_that_are_not_finite_are_null() -> None:
