@@ -163,7 +163,7 @@ class PatientStorage(RDBStorage):
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Any
     ) -> Any:
-        """Called by Optuna, which tries again by itself, too; nobody else creates one meanwhile."""
+        """Called by Optuna, also when it tries again by itself; nobody else creates one then."""
         from optuna.storages._rdb import models
 
         assert template_trial is not None

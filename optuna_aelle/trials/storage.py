@@ -6,8 +6,10 @@ trials of a study through the bracket that Hyperband shows, or to keep a sampler
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import cast
 
@@ -20,7 +22,10 @@ from optuna.trial import TrialState
 
 def study_identity(study: Study) -> tuple[BaseStorage, int]:
     """What tells a study from all others, whoever loaded it: its storage, and its number there."""
-    return study._storage, study._study_id
+    storage: Any = study._storage
+    while isinstance(storage, _Around):
+        storage = storage._inner
+    return storage, study._study_id
 
 
 def every_trial(study: Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
@@ -116,36 +121,150 @@ def seconds_since_heartbeat(study: Study) -> tuple[dict[int, float], float | Non
     return age, None if interval is None else grace
 
 
+def at_one_moment(study: Study) -> Study:
+    """A study as it is now, read once: whoever decides asks for its trials again and again.
+
+    On a database server each time costs round trips, and in between other workers write. What is
+    written goes through, and is seen.
+    """
+    # What Hyperband shows of a study is its own affair, and so is a study that is read already.
+    if type(study) is not Study:
+        return study
+    return cast(Study, _StudyOf(study, _AtOneMoment(study._storage, study._study_id)))
+
+
 class DeferredWrites:
-    """A study that reads as it is, and keeps to itself what is written on its trials.
+    """A study that keeps to itself what is written on its trials, and else reads as it is.
+
+    Args:
+        study: What Hyperband hands to samplers will do; it cannot be copied.
+        ended: The ended trials to show in place of all of them.
 
     Attributes:
-        study: What to hand to a sampler; what Hyperband hands to samplers cannot be copied.
+        study: What to hand to a sampler.
         written: The system attributes that came, by key.
     """
 
-    def __init__(self, study: Study) -> None:
-        storage = _KeepingStorage(study._storage)
+    def __init__(self, study: Study, ended: Sequence[FrozenTrial] | None = None) -> None:
+        storage = _Keeping(study._storage)
         self.written = storage.written
-        self.study = cast(Study, _StudyOf(study, storage))
+        shown = _StudyOf(study, storage) if ended is None else _Excerpt(study, storage, ended)
+        self.study = cast(Study, shown)
 
 
 class _StudyOf:
-    def __init__(self, study: Study, storage: _KeepingStorage) -> None:
+    """A study with another storage in front of its own."""
+
+    def __init__(self, study: Study, storage: _Around) -> None:
         self._inner = study
         self._storage = storage
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if isinstance(self._storage, _AtOneMoment):
+            return self._storage.get_all_trials(self._inner._study_id, deepcopy, states)
+        return self._inner.get_trials(deepcopy, states)
 
-class _KeepingStorage:
-    def __init__(self, storage: BaseStorage) -> None:
-        self._inner = storage
-        self.written: dict[str, Any] = {}
+
+class _Excerpt(_StudyOf):
+    """Of the ended trials some alone, and no others: what draws learns from them."""
+
+    def __init__(self, study: Study, storage: _Around, ended: Sequence[FrozenTrial]) -> None:
+        super().__init__(study, storage)
+        self._ended = ended
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        found = [t for t in self._ended if states is None or t.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        return self.get_trials(deepcopy, states)
+
+
+class _Around:
+    """A storage in front of another one."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+
+class _Keeping(_Around):
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.written: dict[str, Any] = {}
+
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         self.written[key] = value
+
+
+class _AtOneMoment(_Around):
+    """Asks for the trials of a study, and for what programs have written on it, once."""
+
+    def __init__(self, inner: Any, study_id: int) -> None:
+        super().__init__(inner)
+        self._study_id = study_id
+        self._of_study: dict[str, Any] | None = None
+        self._read: list[FrozenTrial] | None = None
+
+    @property
+    def _trials(self) -> list[FrozenTrial]:
+        if self._read is None:
+            self._read = [*self._inner.get_all_trials(self._study_id, deepcopy=False)]
+        return self._read
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        found = [t for t in self._trials if states is None or t.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        position = self._position(trial_id)
+        return self._inner.get_trial(trial_id) if position is None else self._trials[position]
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        if self._of_study is None:
+            self._of_study = self._inner.get_study_system_attrs(study_id)
+        return self._of_study
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._inner.set_study_system_attr(study_id, key, value)
+        self._of_study = None
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._inner.set_trial_system_attr(trial_id, key, value)
+        self._note(trial_id, "system_attrs", key, value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._inner.set_trial_user_attr(trial_id, key, value)
+        self._note(trial_id, "user_attrs", key, value)
+
+    def _position(self, trial_id: int) -> int | None:
+        # Whoever decides is among the latest.
+        positions = reversed(range(len(self._trials)))
+        return next((i for i in positions if self._trials[i]._trial_id == trial_id), None)
+
+    def _note(self, trial_id: int, kind: str, key: str, value: Any) -> None:
+        position = self._position(trial_id)
+        if position is not None:
+            # The object may be the storage's own.
+            trial = copy.copy(self._trials[position])
+            setattr(trial, kind, {**getattr(trial, kind), key: value})
+            self._trials[position] = trial
