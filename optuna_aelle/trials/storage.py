@@ -28,6 +28,11 @@ def study_identity(study: Study) -> tuple[BaseStorage, int]:
     return storage, study._study_id
 
 
+def trial_identity(trial: FrozenTrial) -> int:
+    """What tells a trial from all others of its storage: the dashboard keeps notes under it."""
+    return trial._trial_id
+
+
 def every_trial(study: Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
     """All trials of a study; of all brackets where Hyperband shows the sampler one. Not copied."""
     return study._storage.get_all_trials(study._study_id, deepcopy=False, states=states)
