@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+
+from optuna_aelle._files import Arrays
+from optuna_aelle._files import check_arrays
+from optuna_aelle._files import damage_told
+from optuna_aelle._files import read_arrays
+from optuna_aelle._files import write_arrays
+from optuna_aelle.aelle.checks import check_parameters
 
 if TYPE_CHECKING:
     from optuna_aelle.aelle.regressor import AeLLERegressor
@@ -44,9 +53,7 @@ def write_regressor(regressor: AeLLERegressor, path: str | os.PathLike[str]) -> 
     arrays = {name: getattr(regressor, name) for name in _ARRAYS}
     arrays |= {f"weights.{name}": value for name, value in regressor._weights.items()}
     text = json.dumps(metadata, default=lambda value: value.item())
-    # A handle rather than a name: numpy would append ".npz" to a name that lacks it.
-    with open(path, "wb") as file:
-        np.savez(file, metadata=np.array(text), **arrays)
+    write_arrays(path, json.loads(text), arrays)
 
 
 def read_regressor(cls: type[AeLLERegressor], path: str | os.PathLike[str]) -> AeLLERegressor:
@@ -66,27 +73,42 @@ def read_regressor(cls: type[AeLLERegressor], path: str | os.PathLike[str]) -> A
         >>> again.slope_ == regressor.slope_
         True
     """
-    file = np.load(path, allow_pickle=False)
-    if "metadata" not in getattr(file, "files", ()):
+    with damage_told(path, "AeLLERegressor.save"):
+        arrays, metadata = read_arrays(path)
+        version = metadata["format_version"]
+        estimator = _regressor(cls, arrays, metadata) if version == FORMAT_VERSION else None
+    if estimator is None:
         raise ValueError(
-            f"Expected a file written by AeLLERegressor.save, but {os.fspath(path)!r} has no "
-            "metadata. Fit an estimator and save it there."
+            f"Expected format version {FORMAT_VERSION}, but {os.fspath(path)!r} has version "
+            f"{version!r}. Update optuna-aelle, or save it again with this version."
         )
-    with file:
-        metadata = json.loads(str(file["metadata"]))
-        arrays = {name: file[name] for name in file.files if name != "metadata"}
-    version = metadata["format_version"]
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"Expected format version {FORMAT_VERSION} or older, but {os.fspath(path)!r} has "
-            f"version {version}. Update optuna-aelle, or save it again with this version."
-        )
+    return estimator
+
+
+def _regressor(
+    cls: type[AeLLERegressor], arrays: Arrays, metadata: Mapping[str, Any]
+) -> AeLLERegressor:
     estimator = cls(**metadata["params"])
-    for name, value in metadata["fitted"].items():
+    check_parameters(estimator)
+    names, fitted = metadata["feature_names"], metadata["fitted"]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("its 'feature_names' is no list of names")
+    for name in _SCALARS:
+        value = fitted[name]
+        if not isinstance(value, int | float):
+            raise ValueError(f"its {name!r} is no number")
         setattr(estimator, name, value)
+    n_members, k = estimator.n_members + 1, estimator.n_features_in_
+    shapes = {"center_": (k,), "scale_": (k,), "out_of_fold_prediction_": (None,)}
+    shapes |= {"score_mean_": (n_members,), "score_std_": (n_members,)}
+    check_arrays(arrays, {name: ("f", shape) for name, shape in shapes.items()})
     for name in _ARRAYS:
         setattr(estimator, name, arrays.pop(name))
-    if metadata["feature_names"]:
-        estimator.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
-    estimator._weights = {name.split(".", 1)[1]: value for name, value in arrays.items()}
+    if names:
+        estimator.feature_names_in_ = np.array(names, dtype=object)
+    estimator._weights = {name.removeprefix("weights."): value for name, value in arrays.items()}
+    # Whatever is missing or of another shape is missed now, and not in a study.
+    mean, latent = estimator.predict(np.zeros((1, k))), estimator.transform(np.zeros((1, k)))
+    if not np.isfinite(mean).all() or not np.isfinite(estimator.inverse_transform(latent)).all():
+        raise ValueError("it answers NaN")
     return estimator

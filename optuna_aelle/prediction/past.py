@@ -48,7 +48,7 @@ _KERNELS = (LINEAR, PAIRWISE)
 # another cell's, all of it ranks worse than none.
 _ALIKE = 0.5
 # More would make every question slow; the latest studies are kept.
-_MOST_TRIALS = 600
+MOST_PAST = 600
 
 
 class PastStudies:
@@ -130,7 +130,7 @@ class PastStudies:
                 f"among {len(studies)}. Pass studies that have run for a while."
             )
         spectra, residuals, doubts = (np.concatenate(x) for x in zip(*parts, strict=True))
-        kept = slice(-_MOST_TRIALS, None)
+        kept = slice(-MOST_PAST, None)
         return cls(
             rows[kept],
             sorted(logarithmic),

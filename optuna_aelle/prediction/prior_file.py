@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from optuna_aelle._files import Arrays
+from optuna_aelle._files import check_arrays
+from optuna_aelle._files import damage_told
+from optuna_aelle._files import read_arrays
+from optuna_aelle._files import write_arrays
 from optuna_aelle.prediction.network import StandingNetwork
+from optuna_aelle.prediction.past import MOST_PAST
 from optuna_aelle.prediction.past import PastStudies
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.traits import N_COLUMNS
+from optuna_aelle.trials.payloads import whole
 
 KIND = "optuna-aelle prior"
 FORMAT_VERSION = 2
@@ -43,19 +45,7 @@ def write_prior(prior: Prior, path: str | os.PathLike[str]) -> None:
     if prior.past is not None:
         metadata["past"] = prior.past.metadata()
         arrays |= {f"past.{name}": getattr(prior.past, name) for name in _PAST}
-    target = Path(path)
-    with tempfile.NamedTemporaryFile(
-        dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        try:
-            np.savez_compressed(file, metadata=np.array(json.dumps(metadata)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_arrays(path, metadata, arrays)
 
 
 def read_prior(path: Any) -> Prior:
@@ -65,34 +55,14 @@ def read_prior(path: Any) -> Prior:
         ValueError: The file is damaged, of another kind, or of a newer format than this version
             knows.
     """
-    try:
-        with path.open("rb") if hasattr(path, "open") else open(path, "rb") as handle:
-            file = np.load(handle, allow_pickle=False)
-            arrays = {name: file[name] for name in file.files}
-        metadata = json.loads(str(arrays.pop("metadata")))
+    with damage_told(path, "Prior.save"):
+        arrays, metadata = read_arrays(path)
         if metadata["kind"] != KIND:
-            raise KeyError("kind")
-        version, n_columns = int(metadata["format_version"]), metadata.get("n_columns", N_COLUMNS)
+            raise ValueError("it is something else")
+        version = whole(metadata, "format_version", least=1)
+        n_columns = metadata.get("n_columns", N_COLUMNS)
         known = version == FORMAT_VERSION and n_columns == N_COLUMNS
         prior = _prior(arrays, metadata) if known else None
-    except FileNotFoundError:
-        raise
-    except (
-        AttributeError,
-        EOFError,
-        IndexError,
-        KeyError,
-        OSError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(
-            f"Expected a file written by Prior.save, but {str(path)!r} is damaged or of another "
-            f"kind ({type(error).__name__}: {error}). Save the prior again, or install "
-            "optuna-aelle anew if it is the one that came with it."
-        ) from error
     if prior is None:
         raise ValueError(
             f"Expected a prior of format version {FORMAT_VERSION} that reads {N_COLUMNS} columns, "
@@ -102,7 +72,12 @@ def read_prior(path: Any) -> Prior:
     return prior
 
 
-def _prior(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Prior:
+def _prior(arrays: Arrays, metadata: Mapping[str, Any]) -> Prior:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "bf" or np.isinf(array).any():
+            raise ValueError(f"{name!r} holds more than finite numbers")
+        if not name.startswith("past.spectra") and np.isnan(array).any():
+            raise ValueError(f"{name!r} holds NaN")
     network = past = None
     if "network.center" in arrays:
         scales = {name: arrays[f"network.{name}"] for name in _SCALES}
@@ -113,11 +88,34 @@ def _prior(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Prior:
         }
         network = StandingNetwork(weights, **scales)
         # Whatever is missing or of another shape is missed now, and not in a study.
-        network.outlook(np.zeros((1, N_COLUMNS)))
+        if not np.isfinite(network.outlook(np.zeros((1, N_COLUMNS))).mean).all():
+            raise ValueError("its network answers NaN")
     if "past" in metadata:
-        own = metadata["past"]
-        spectra, residuals, doubts = (arrays[f"past.{name}"] for name in _PAST)
-        past = PastStudies(
-            own["rows"], own["logarithmic"], spectra, residuals, doubts, int(own["n_studies"])
-        )
-    return Prior(network, past, metadata["tasks"])
+        past = _past(arrays, metadata["past"])
+    tasks = metadata["tasks"]
+    if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+        raise ValueError("its 'tasks' is no list of names")
+    return Prior(network, past, tasks)
+
+
+def _past(arrays: Arrays, own: Mapping[str, Any]) -> PastStudies:
+    n = len(own["rows"])
+    for row in own["rows"]:
+        if not all(isinstance(value, str | int | float | bool | None) for value in row.values()):
+            raise ValueError("its 'past' has parameters that are neither numbers nor choices")
+    # As many as learning keeps: what is asked of them takes the square of that.
+    if not 0 < n <= MOST_PAST or not all(isinstance(name, str) for name in own["logarithmic"]):
+        raise ValueError("its 'past' is none")
+    check_arrays(
+        arrays,
+        {
+            "past.spectra": ("f", (n, None)),
+            "past.residuals": ("f", (n,)),
+            "past.doubts": ("f", (n,)),
+        },
+    )
+    if (arrays["past.doubts"] < 0.0).any():
+        raise ValueError("its 'past.doubts' holds variances below 0")
+    spectra, residuals, doubts = (arrays[f"past.{name}"] for name in _PAST)
+    n_studies = whole(own, "n_studies", least=1)
+    return PastStudies(own["rows"], own["logarithmic"], spectra, residuals, doubts, n_studies)

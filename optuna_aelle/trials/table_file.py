@@ -7,7 +7,6 @@ k = `FINGERPRINT_LENGTH` exponents (nats per step).
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -17,16 +16,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.distributions import distribution_to_json
 from optuna.distributions import json_to_distribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
+from optuna_aelle._files import Arrays
+from optuna_aelle._files import check_arrays
+from optuna_aelle._files import damage_told
+from optuna_aelle._files import read_arrays
+from optuna_aelle._files import write_arrays
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.fingerprint import FINGERPRINT_LENGTH
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.attributes import encode_fingerprint
 from optuna_aelle.trials.attributes import spectrum_payloads
+from optuna_aelle.trials.payloads import text
+from optuna_aelle.trials.payloads import whole
 from optuna_aelle.trials.table import RecordedTrials
 from optuna_aelle.trials.table import end_of
 from optuna_aelle.trials.table import frozen_trial
@@ -36,7 +43,7 @@ FORMAT_VERSION = 2
 
 
 def write_table(recorded: RecordedTrials, path: str | os.PathLike[str]) -> None:
-    """Write one ``.npz`` file."""
+    """Write one ``.npz`` file, at once or not at all."""
     names = sorted({name for trial in recorded.trials for name in trial.distributions})
     variants: dict[str, list[BaseDistribution]] = {name: [] for name in names}
     params = np.full((len(recorded), len(names)), np.nan)
@@ -96,10 +103,7 @@ def write_table(recorded: RecordedTrials, path: str | os.PathLike[str]) -> None:
         "spectrum_seconds": costs.astype(np.float32),
         "state_sizes": state_sizes,
     } | {f"curve:{name}": curve for name, curve in recorded.curves.items()}
-    narrow: dict[str, Any] = {name: _narrowed(array) for name, array in arrays.items()}
-    # A handle rather than a name: numpy would append ".npz" to a name that lacks it.
-    with open(path, "wb") as file:
-        np.savez_compressed(file, metadata=np.array(json.dumps(metadata)), **narrow)
+    write_arrays(path, metadata, {name: _narrowed(array) for name, array in arrays.items()})
 
 
 def read_table(path: str | os.PathLike[str]) -> RecordedTrials:
@@ -108,44 +112,95 @@ def read_table(path: str | os.PathLike[str]) -> RecordedTrials:
     Raises:
         ValueError: The file is of another kind, or of a newer format than this version knows.
     """
-    file = np.load(path, allow_pickle=False)
-    if "metadata" not in getattr(file, "files", ()) or "numbers" not in file.files:
-        raise ValueError(
-            f"Expected a file written by RecordedTrials.save, but {os.fspath(path)!r} is none."
-        )
-    with file:
-        arrays = {name: file[name] for name in file.files}
-    metadata = json.loads(str(arrays["metadata"]))
-    if metadata["format_version"] > FORMAT_VERSION:
+    with damage_told(path, "RecordedTrials.save"):
+        arrays, metadata = read_arrays(path)
+        newer = whole(metadata, "format_version", least=1) > FORMAT_VERSION
+        recorded = None if newer else _table(path, arrays, metadata)
+    if recorded is None:
         raise ValueError(
             f"Expected format version {FORMAT_VERSION} or older, but {os.fspath(path)!r} has "
             f"version {metadata['format_version']}. Upgrade optuna-aelle."
         )
-    if metadata["format_version"] == 1 and len(arrays["spectrum_steps"]):
-        warn_once(
-            "older table",
-            f"The spectra in {os.fspath(path)!r} are left out: format version 1 held unlike "
-            "parts of the spectra of small and large networks. Record them again.",
-        )
-        arrays["spectra"] = np.full_like(arrays["spectra"], np.nan)
+    return recorded
+
+
+def _table(
+    path: str | os.PathLike[str], arrays: Arrays, metadata: Mapping[str, Any]
+) -> RecordedTrials:
+    if metadata["format_version"] == 1:
+        if arrays["spectra"].size:
+            warn_once(
+                "older table",
+                f"The spectra in {os.fspath(path)!r} are left out: format version 1 held unlike "
+                "parts of the spectra of small and large networks. Record them again.",
+            )
+        n = len(arrays["numbers"])
+        arrays |= {
+            "spectrum_steps": np.zeros(0, dtype=np.int64),
+            "spectra": np.zeros((n, 0, FINGERPRINT_LENGTH)),
+            "spectrum_seconds": np.zeros((n, 0)),
+            "state_sizes": np.zeros((n, 0), dtype=np.int32),
+        }
+    _check(arrays, metadata)
     variants = {
-        name: [json_to_distribution(text) for text in texts]
-        for name, texts in metadata["params"].items()
-    }
-    trials = tuple(_trial(arrays, variants, row) for row in range(len(arrays["numbers"])))
-    curves = {
-        name.split(":", 1)[1]: array.astype(np.float64)
-        for name, array in arrays.items()
-        if name.startswith("curve:")
+        name: [json_to_distribution(variant) for variant in written]
+        for name, written in metadata["params"].items()
     }
     return RecordedTrials(
-        name=metadata["name"],
+        name=text(metadata, "name"),
         direction=metadata["direction"],
-        trials=trials,
+        trials=tuple(_trial(arrays, variants, row) for row in range(len(arrays["numbers"]))),
         step_seconds=arrays["step_seconds"].astype(np.float64),
-        curves=curves,
+        curves={
+            name.split(":", 1)[1]: array.astype(np.float64)
+            for name, array in arrays.items()
+            if name.startswith("curve:")
+        },
         metadata=metadata["metadata"],
     )
+
+
+def _check(arrays: Arrays, metadata: Mapping[str, Any]) -> None:
+    """Say what could not have been written: it would do harm only later, within a replay."""
+    for name in ("params", "metadata"):
+        if not isinstance(metadata.get(name), dict):
+            raise ValueError(f"its {name!r} is no object")
+    n, n_params = len(arrays["numbers"]), len(metadata["params"])
+    n_steps, n_spectra = len(arrays["steps"]), len(arrays["spectrum_steps"])
+    curves = {name: ("f", (n, n_steps)) for name in arrays if name.startswith("curve:")}
+    check_arrays(
+        arrays,
+        {
+            "numbers": ("iu", (n,)),
+            "finished": ("b", (n,)),
+            "ends": ("f", (n,)),
+            "times": ("f", (n, 2)),
+            "params": ("f", (n, n_params)),
+            "param_kinds": ("iu", (n, n_params)),
+            "steps": ("iu", (n_steps,)),
+            "values": ("f", (n, n_steps)),
+            "reported": ("b", (n, n_steps)),
+            "step_seconds": ("f", (n,)),
+            "spectrum_steps": ("iu", (n_spectra,)),
+            "spectra": ("f", (n, n_spectra, FINGERPRINT_LENGTH)),
+            "spectrum_seconds": ("f", (n, n_spectra)),
+            "state_sizes": ("iu", (n, n_spectra)),
+            **curves,
+        },
+    )
+    there = ~np.isnan(arrays["spectra"]).any(axis=2)
+    wrong = {
+        "numbers": len(np.unique(arrays["numbers"])) < n or (arrays["numbers"] < 0).any(),
+        "ends": np.isnan(arrays["ends"][arrays["finished"]]).any(),
+        "params": not np.isfinite(arrays["params"][arrays["param_kinds"] >= 0]).all(),
+        "steps": (np.diff(arrays["steps"].astype(np.float64)) <= 0).any(),
+        "spectrum_steps": (np.diff(arrays["spectrum_steps"].astype(np.float64)) <= 0).any(),
+        "spectra": np.isposinf(arrays["spectra"]).any(),
+        "state_sizes": (arrays["state_sizes"][there] < 1).any(),
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            raise ValueError(f"{name!r} holds what no study has")
 
 
 def _trial(
@@ -160,6 +215,9 @@ def _trial(
         if kind >= 0
     }
     internal = dict(zip(variants, arrays["params"][row].tolist(), strict=True))
+    for name, distribution in distributions.items():
+        if isinstance(distribution, CategoricalDistribution) and internal[name] < 0:
+            raise ValueError(f"{name!r} is none of its choices")
     reports = {
         step: value
         for step, value, there in zip(
@@ -205,5 +263,6 @@ def _narrowed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Half the bytes where no digit is lost."""
     if array.dtype != np.float64:
         return array
-    narrow = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
     return narrow if np.array_equal(narrow, array, equal_nan=True) else array
