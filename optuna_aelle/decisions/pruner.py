@@ -34,10 +34,11 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.moments import REDUCTION_FACTOR
+from optuna_aelle.decisions.moments import halving
 from optuna_aelle.decisions.moments import in_rung_floor
 from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.moments import only_failures_before
-from optuna_aelle.decisions.moments import report_spacing
 from optuna_aelle.decisions.noise import is_a_tie
 from optuna_aelle.decisions.reservoir import has_candidates
 from optuna_aelle.decisions.resumption import is_asked
@@ -70,15 +71,13 @@ from optuna_aelle.trials.attributes import encode_fit_seconds
 from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.continuation import inherited_step
 from optuna_aelle.trials.continuation import is_trained_to_its_end
-from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import at_one_moment
 from optuna_aelle.trials.storage import stored_trial
 from optuna_aelle.trials.storage import write_system_attributes
 from optuna_aelle.trials.storage import write_user_attributes
 
 # Before training there is no curve to correct a mistake: ask for the top fifth, not for the best.
 _SCREENING_SHARE = 0.2
-# η of the default halving: the least regret of those that halve from the first report on.
-_REDUCTION_FACTOR = 2
 # Two lessons more than a fit needs: leave-one-out predictions are to say something.
 _LEAST_LESSONS = MIN_LESSONS + 2
 # What took less than this, in seconds, was no fit.
@@ -174,8 +173,14 @@ class AeLLEPruner(BasePruner):
                 f"study with {len(study.directions)} directions. Prune by one of them, in a study "
                 "of its own."
             )
+        if self._wrapped_pruner is None:
+            # Somebody else's pruner may write past what was read.
+            study = at_one_moment(study)
         # A live trial does not see what a pruner has written past it.
         stored = self._stored(study, trial)
+        if stored.number == trial.number and stored.last_step == trial.last_step:
+            # Of the other one every attribute is read from the storage again.
+            trial = stored
         if inherited_step(stored) == stored.last_step is not None:
             # It has just been decided that it goes on.
             return False
@@ -238,14 +243,7 @@ class AeLLEPruner(BasePruner):
 
     def _wrapped_prunes(self, study: Study, trial: FrozenTrial) -> bool:
         try:
-            wrapped = self._wrapped_pruner
-            if wrapped is None:
-                # Its rungs count steps; the first is to be one report, however steps are spaced.
-                spacing = report_spacing([*every_trial(study), trial])
-                wrapped = SuccessiveHalvingPruner(
-                    min_resource=spacing, reduction_factor=_REDUCTION_FACTOR
-                )
-            return wrapped.prune(study, trial)
+            return (self._wrapped_pruner or halving(study, trial)).prune(study, trial)
         except Exception as error:  # an overnight study must go on, whatever is wrong there
             warn_once(
                 "wrapped pruner failed",
@@ -264,7 +262,7 @@ class AeLLEPruner(BasePruner):
             return False
 
     def _verdict_of_wrapped(self, study: Study, trial: FrozenTrial) -> Verdict:
-        reduction_factor: int | None = _REDUCTION_FACTOR
+        reduction_factor: int | None = REDUCTION_FACTOR
         if self._wrapped_pruner is not None:
             reduction_factor = reduction_factor_of(self._wrapped_pruner)
         try:

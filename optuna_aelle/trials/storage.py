@@ -96,6 +96,17 @@ def add_as_it_is(study: Study, trial: FrozenTrial) -> None:
     study._storage.create_new_trial(study._study_id, template_trial=trial)
 
 
+def is_storage_error(error: Exception) -> bool:
+    """Whether a storage has failed, rather than what was asked of it.
+
+    Each has its own errors; the packages that they come from need not be there.
+    """
+    if isinstance(error, optuna.exceptions.StorageInternalError | OSError):
+        return True
+    packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+    return bool(packages & {"sqlalchemy", "redis", "grpc"})
+
+
 def seconds_since_heartbeat(study: Study) -> tuple[dict[int, float], float | None]:
     """Of the running trials that have one, by number, and after how many they count as lost.
 
