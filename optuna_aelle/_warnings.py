@@ -28,7 +28,7 @@ def warn_once(occasion: str, message: str, error: Exception | None = None) -> No
         occasion: What was being done.
         message: What to say.
         error: Why it failed: errors of one type that say different things are different causes;
-            the numbers in what they say do not count.
+            names and numbers in what they say do not count.
     """
     with _lock:
         cause = (occasion, "" if error is None else _kind(error))
@@ -57,4 +57,6 @@ def forget_warnings() -> None:
 
 
 def _kind(error: Exception) -> str:
-    return f"{type(error).__name__}: {re.sub(r'[-+]?[0-9][0-9.e+-]*', '#', str(error))}"
+    # What is quoted, and words with digits in them, are names, numbers and addresses.
+    said = re.sub(r"'[^']*'|\"[^\"]*\"|\S*[0-9]\S*", "#", str(error))
+    return f"{type(error).__name__}: {said[:200]}"

@@ -80,9 +80,11 @@ class Checkpoints:
     """
 
     def __init__(self, store: str | os.PathLike[str] | Any) -> None:
+        self._folder: Path | None = None
         if isinstance(store, str | os.PathLike):
-            Path(store).mkdir(parents=True, exist_ok=True)
-            store = FileSystemArtifactStore(Path(store))
+            self._folder = Path(store)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            store = FileSystemArtifactStore(self._folder)
         missing = [m for m in ("open_reader", "write", "remove") if not hasattr(store, m)]
         if missing:
             raise TypeError(
@@ -94,7 +96,7 @@ class Checkpoints:
         self._proven = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_store": self._store, "_proven": self._proven}
+        return {name: x for name, x in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
@@ -170,7 +172,7 @@ class Checkpoints:
         for checkpoint in saved:
             before = {name: copy.deepcopy(state_of(state)) for name, state in states.items()}
             try:
-                with self._store.open_reader(checkpoint.artifact) as file:
+                with self._open(checkpoint.artifact) as file:
                     kept = read_states(file)
                 for name, state in states.items():
                     restore_state(state, kept["states"][name])
@@ -195,6 +197,12 @@ class Checkpoints:
         """
         resume_promising(study, trial)
 
+    def _open(self, artifact: str) -> Any:
+        # A pipe would keep everybody waiting, and a device never end.
+        if self._folder is not None and not (self._folder / artifact).is_file():
+            raise FileNotFoundError("it is not there, or no file")
+        return self._store.open_reader(artifact)
+
     def _begin(self, trial: optuna.Trial, n_epochs: int, states: Mapping[str, Any]) -> int:
         """Where a trial begins, with its states as they were there."""
         try:
@@ -209,7 +217,7 @@ class Checkpoints:
             # its origin.
             epoch = self.restore(stored, **states)
             if epoch is not None:
-                _carry_curve(trial, stored)
+                _carry_curve(trial, stored, epoch)
             marked = encode_checkpoints(n_epochs, decode_checkpoints(stored))
             write_system_attributes(trial.study, trial, marked)
             return 0 if epoch is None else epoch + 1
@@ -264,7 +272,13 @@ class Checkpoints:
                 read_states(file)
                 self._proven = True
         file.seek(0)
-        self._store.write(artifact, file)
+        try:
+            self._store.write(artifact, file)
+        except BaseException:
+            # Nobody reads half a checkpoint, and the disk may be full.
+            with suppress(Exception):
+                self._store.remove(artifact)
+            raise
 
 
 class CheckpointedTraining:
@@ -347,12 +361,12 @@ def _is_late(study: Study, trial: FrozenTrial) -> bool:
     )
 
 
-def _carry_curve(trial: optuna.Trial, stored: FrozenTrial) -> None:
-    """Report what a failed attempt had, where its retry has not inherited it."""
+def _carry_curve(trial: optuna.Trial, stored: FrozenTrial, epoch: int) -> None:
+    """Report what a failed attempt had until ``epoch``, where its retry has not inherited it."""
     attempts = failed_attempts(stored)
     if not attempts:
         return
-    n_reports = decode_checkpoints(stored)[0].reports
+    n_reports = next(s.reports for s in decode_checkpoints(stored) if s.epoch == epoch)
     latest_attempt = next(
         (t for t in every_trial(trial.study) if t.number == max(attempts)), stored
     )

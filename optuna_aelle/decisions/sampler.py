@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -18,10 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.samplers import RandomSampler
-from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
@@ -31,13 +27,16 @@ from optuna_aelle.decisions.branches import Branches
 from optuna_aelle.decisions.branches import searched_space
 from optuna_aelle.decisions.branches import untried_trial
 from optuna_aelle.decisions.branches import widened
+from optuna_aelle.decisions.drawing import Draw
+from optuna_aelle.decisions.drawing import default_sampler
+from optuna_aelle.decisions.excerpts import LONG
 from optuna_aelle.decisions.promise import promise_of
 from optuna_aelle.decisions.random_states import random_states_kept
 from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import started_trials
-from optuna_aelle.decisions.wrapping import WrappingSampler
+from optuna_aelle.decisions.wrapping import SteadySampler
 from optuna_aelle.decisions.wrapping import compile_spectra
 from optuna_aelle.prediction.knobs import check_knobs
 from optuna_aelle.prediction.prior import Prior
@@ -45,15 +44,21 @@ from optuna_aelle.prediction.prior import as_prior
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import encode_spectrum
 from optuna_aelle.trials.attributes import spectrum_seconds
-from optuna_aelle.trials.storage import DeferredWrites
+from optuna_aelle.trials.storage import at_one_moment
+from optuna_aelle.trials.storage import ended_trials
 from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import stored_trial
 from optuna_aelle.trials.storage import write_system_attributes
 
 FloatArray = npt.NDArray[np.float64]
-# Candidates that are new to each trial, once there are enough.
-_N_FRESH = 2
+# Candidates that are new to each trial, once there are enough, and how many are remembered: more
+# would make every decision slower and the best of them hardly better. In long studies fewer.
+_FRESH_AND_MOST = {False: (2, 256), True: (1, 128)}
 # Before anything was trained there is no time to take a share of.
 _FIRST_SPECTRA = 4
+
+# Of what spectra are expected to cost, lest one that is dear comes as a surprise.
+_MARGIN = 2.0
 
 # The base sampler has its way when so many have started, ever more rarely: chosen networks alone
 # cannot tell whether the prior is right here (`optuna_aelle.prediction.trust`), and one that is
@@ -65,7 +70,7 @@ SpectrumFunction = Callable[[dict[str, Any]], Any]
 Clock = Callable[[], tuple[float, float]]
 
 
-class AeLLESampler(WrappingSampler):
+class AeLLESampler(SteadySampler):
     """Wrap a sampler, and of the configurations that it draws suggest the most promising one.
 
     What is expected of a configuration comes from a prior over other studies and from all trials
@@ -137,8 +142,7 @@ class AeLLESampler(WrappingSampler):
                     f"space must give a distribution of Optuna for each parameter, such as "
                     f"FloatDistribution(1e-4, 1e-1, log=True), but for {name!r} got {range_!r}."
                 )
-        super().__init__(base_sampler or _default_sampler(seed))
-        self._random = RandomSampler(seed)
+        super().__init__(base_sampler or default_sampler(seed), seed)
         self._spectrum_fn = spectrum_fn
         self._prior = as_prior(prior)
         self._space = None if space is None else dict(space)
@@ -186,14 +190,10 @@ class AeLLESampler(WrappingSampler):
         self._own: set[int] = set()
         self._trained: dict[int, float] = {}
 
-    def reseed_rng(self) -> None:
-        super().reseed_rng()
-        self._random.reseed_rng()
-
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        space = self._base.infer_relative_search_space(study, trial)
+        space = super().infer_relative_search_space(study, trial)
         if self._n_candidates == 1:
             return space
         if self._space is not None:
@@ -209,20 +209,19 @@ class AeLLESampler(WrappingSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         self._own.add(trial.number)
-        # What was enqueued is decided already.
-        decided = "fixed_params" in trial.system_attrs
-        if self._n_candidates == 1 or not search_space or decided:
-            return self._base.sample_relative(study, trial, search_space)
+        if self._n_candidates == 1 or not search_space or self._is_decided(study, trial):
+            return super().sample_relative(study, trial, search_space)
         if self._spectrum_fn is not None:
             compile_spectra()
         started = time.perf_counter()
         try:
-            reservoir = make_reservoir(study, self._prior, self._knobs)
+            now = at_one_moment(study, asked=True)
+            reservoir = make_reservoir(now, self._prior, self._knobs)
             with reservoir.lock:
-                chosen = self._choose(reservoir, study, trial, search_space)
+                chosen = self._choose(reservoir, now, trial, search_space)
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             self._warn(error)
-            return self._base.sample_relative(study, trial, search_space)
+            return super().sample_relative(study, trial, search_space)
         finally:
             self.overhead_seconds += time.perf_counter() - started
         try:
@@ -231,6 +230,16 @@ class AeLLESampler(WrappingSampler):
         except Exception as error:  # only parallel workers would have read it
             self._warn(error)
         return dict(chosen.params)
+
+    def _is_decided(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether it was enqueued."""
+        try:
+            return (
+                "fixed_params"
+                in stored_trial(at_one_moment(study, asked=True), trial).system_attrs
+            )
+        except Exception:  # the storage's other calls will tell
+            return False
 
     def _warn(self, error: Exception) -> None:
         warn_once(
@@ -252,12 +261,19 @@ class AeLLESampler(WrappingSampler):
         self._draw(reservoir, study, trial, space, trials)
         if len(trials) in _UNCHOSEN:
             return reservoir.take(len(reservoir.candidates) - 1)
-        expected, index = promise_of(study, reservoir, trials)
+        if self._may_ask_for_all(reservoir, study):
+            # In whatever order: all are asked before any is ranked.
+            self._ask_for_spectra(
+                reservoir, np.zeros(len(reservoir.candidates)), study, trial.number
+            )
+        promise = promise_of(study, reservoir, trials)
+        if promise is None:
+            return reservoir.take(len(reservoir.candidates) - 1)
         if self._spectrum_fn is not None and self._ask_for_spectra(
-            reservoir, expected, study, trial.number
+            reservoir, promise[0], study, trial.number
         ):
-            _, index = promise_of(study, reservoir, trials)
-        return reservoir.take(int(np.argmax(index)))
+            promise = promise_of(study, reservoir, trials)
+        return reservoir.take(int(np.argmax(promise[1])))
 
     def _draw(
         self,
@@ -277,10 +293,12 @@ class AeLLESampler(WrappingSampler):
         space = widened(space, ran)
         # What the base sampler learned of good values says nothing of a range that is new.
         new = reservoir.keep_within(space)
-        n_wanted = _N_FRESH if reservoir.candidates and not new else self._n_candidates
+        long = len(ended_trials(study)) > LONG
+        n_fresh, n_most = _FRESH_AND_MOST[long]
+        n_wanted = n_fresh if reservoir.candidates and not new else self._n_candidates
         known = reservoir.keys(ran)
         for _ in range(n_wanted):
-            draw = _Draw(self._base, study, trial, space, seen)
+            draw = Draw(self._base, study, trial, space, seen)
             for name in sorted(new & draw.params.keys()):
                 value = self._random.sample_independent(study, trial, name, space[name])
                 draw.params[name] = value
@@ -289,7 +307,21 @@ class AeLLESampler(WrappingSampler):
             # In a small space, draws are repeated: nobody trains one configuration twice.
             if candidate.key not in known or not reservoir.candidates:
                 known.add(candidate.key)
-                reservoir.add(candidate)
+                reservoir.add(candidate, n_most)
+
+    def _may_ask_for_all(self, reservoir: Reservoir, study: Study) -> bool:
+        """Whether the spectra of all that have not been asked for one surely cost little enough."""
+        # Where trainings are recorded ones nobody knows beforehand.
+        if (
+            self._spectrum_fn is None
+            or self._clock is not None
+            or self._n_spectra < _FIRST_SPECTRA
+        ):
+            return False
+        missing = sum(not candidate.asked for candidate in reservoir.candidates)
+        trained, spent = self._seconds(study)
+        expected = missing * self._spectrum_seconds / self._n_spectra
+        return spent + _MARGIN * expected < self._spectrum_share * trained
 
     def _ask_for_spectra(
         self,
@@ -361,36 +393,3 @@ class AeLLESampler(WrappingSampler):
                 error,
             )
             return {}
-
-
-def _default_sampler(seed: int | None) -> BaseSampler:
-    # Nobody is to be warned of experimental arguments that they have not given.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        # Without constant_liar, drawing leaves nothing in the storage.
-        return TPESampler(multivariate=True, group=True, constant_liar=False, seed=seed)
-
-
-class _Draw:
-    """One candidate, and what drawing it would have written on the trial.
-
-    Of the ``space``, the base sampler draws together what it has ``seen``.
-    """
-
-    def __init__(
-        self,
-        base: BaseSampler,
-        study: Study,
-        trial: FrozenTrial,
-        space: dict[str, BaseDistribution],
-        seen: dict[str, BaseDistribution],
-    ) -> None:
-        watched = DeferredWrites(study)
-        self.params = base.sample_relative(watched.study, trial, seen)
-        # A sampler without relative sampling draws nothing.
-        unlike = {name for name in space if seen.get(name) != space[name]}
-        unlike -= seen.keys() - self.params.keys()
-        for name in sorted(unlike if self.params else space):
-            value = base.sample_independent(watched.study, trial, name, space[name])
-            self.params[name] = value
-        self.written = watched.written

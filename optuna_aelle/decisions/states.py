@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,5 +106,11 @@ def read_states(file: Any) -> Any:
         # Stores in a network hand out streams that cannot seek, as torch must.
         while chunk := file.read(2**20):
             seekable.write(chunk)
+        # What torch has written is as large as it says. An archive that is compressed, or a pickle
+        # without one, is not of its making.
+        size = seekable.tell()
+        with zipfile.ZipFile(seekable) as archive:
+            if sum(member.file_size for member in archive.infolist()) > size:
+                raise ValueError("it would unpack to more than it is")
         seekable.seek(0)
         return torch.load(seekable, map_location="cpu", weights_only=True)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
+from optuna_aelle._warnings import warn_once
+from optuna_aelle.trials.storage import is_storage_error
+
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_T = TypeVar("_T")
 
 
 class WrappingSampler(BaseSampler):
@@ -79,6 +87,76 @@ class WrappingSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         self._base.after_trial(study, trial, state, values)
+
+
+class SteadySampler(WrappingSampler):
+    """Draws at random where ``base`` cannot read the trials because their storage has failed.
+
+    Args:
+        base: Any sampler.
+        seed: Of the random draws.
+
+    Example:
+        >>> sampler = SteadySampler(optuna.samplers.TPESampler())
+    """
+
+    def __init__(self, base: BaseSampler, seed: int | None = None) -> None:
+        super().__init__(base)
+        self._random = RandomSampler(seed)
+
+    def reseed_rng(self) -> None:
+        super().reseed_rng()
+        self._random.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._steadily(lambda: self._base.infer_relative_search_space(study, trial), dict)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        draw = self._base.sample_relative
+        return self._steadily(lambda: draw(study, trial, search_space), dict)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        asked = study, trial, param_name, param_distribution
+        return self._steadily(
+            lambda: self._base.sample_independent(*asked),
+            lambda: self._random.sample_independent(*asked),
+        )
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._steadily(lambda: self._base.before_trial(study, trial), lambda: None)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._steadily(lambda: self._base.after_trial(study, trial, state, values), lambda: None)
+
+    def _steadily(self, ask: Callable[[], _T], otherwise: Callable[[], _T]) -> _T:
+        try:
+            return ask()
+        except Exception as error:
+            if not is_storage_error(error):
+                raise
+            warn_once(
+                "sampler without trials",
+                f"{type(self._base).__name__} cannot read the trials ({type(error).__name__}: "
+                f"{error}); what it would have drawn is drawn at random.",
+                error,
+            )
+            return otherwise()
 
 
 def wrapped_pruner(pruner: BasePruner) -> BasePruner | None:

@@ -19,6 +19,7 @@ and how many values had been reported by then.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ CONTINUATION_VERSION = 1
 # So that successive halving knows at which rungs the origin was compared.
 _RUNG_PREFIX = "completed_rung_"
 _SAVED = {"epoch", "reports", "artifact"}
+_ARTIFACT = re.compile(r"[^/\\\0]{0,180}-trial-[0-9]+-epoch-[0-9]+-[0-9a-f]{8}\.pt")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def check_checkpoints(payload: Mapping[str, Any]) -> None:
             raise ValueError(f"its 'saved' holds something without {', '.join(sorted(_SAVED))}")
         whole(checkpoint, "epoch")
         whole(checkpoint, "reports")
-        text(checkpoint, "artifact")
+        # A name within the store, and no way out of it.
+        if not _ARTIFACT.fullmatch(text(checkpoint, "artifact")):
+            raise ValueError("its 'artifact' is no name of a checkpoint")
 
 
 def check_continues(payload: Mapping[str, Any]) -> None:
@@ -157,9 +161,10 @@ def furthest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
 
 def one_a_network(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials without those whose network another one of them has trained further."""
-    numbers = {trial.number for trial in trials}
-    further = {origin for origin, number in continuations(trials).items() if number in numbers}
-    return [t for t in trials if t.number not in further and not is_given_up(t)]
+    # Of thousands of trials few go on: only those are read.
+    resumed = [trial for trial in trials if CONTINUES_KEY in trial.system_attrs]
+    left_out = {*continuations(resumed), *(t.number for t in resumed if is_given_up(t))}
+    return [t for t in trials if t.number not in left_out]
 
 
 def inherited_step(trial: FrozenTrial) -> int | None:

@@ -97,12 +97,13 @@ class PatientStorage(RDBStorage):
             try:
                 result = attempt(since is not None)
             except Exception as error:
+                absence = _absence(error)
                 since = since or time.monotonic()
-                if not _is_away(error) or time.monotonic() - since + pause > self._patience:
+                if absence is None or time.monotonic() - since + pause > self._patience:
                     raise
                 warn_once(
                     "database away",
-                    f"The database cannot be reached ({_reason(error)}); waiting up to "
+                    f"The database cannot be reached ({_reason(absence)}); waiting up to "
                     f"{self._patience:.0f} s for it.",
                 )
                 with suppress(Exception):
@@ -249,20 +250,21 @@ for _name in (
     setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
 
 
-def _is_away(error: BaseException | None) -> bool:
-    """Whether it was the connection, or the server, that failed, and not what was asked of it."""
+def _absence(error: BaseException | None) -> BaseException | None:
+    """What the connection, or the server, failed with; None where it was what was asked of it."""
     from sqlalchemy import exc
 
     while error is not None:
         if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError):
-            return True
+            return error
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
-            return True
-        error = error.__cause__
-    return False
+            return error
+        # Optuna may try another query where one has failed, which then fails for that reason.
+        pending = isinstance(error, exc.PendingRollbackError)
+        error = error.__context__ if pending else error.__cause__
+    return None
 
 
 def _reason(error: BaseException) -> str:
     """The first line of the driver's own words."""
-    cause = error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).strip().split("\n", 1)[0]
+    return str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]

@@ -137,41 +137,54 @@ def seconds_since_heartbeat(study: Study) -> tuple[dict[int, float], float | Non
     return age, None if interval is None else grace
 
 
-def at_one_moment(study: Study) -> Study:
+def at_one_moment(study: Study, *, asked: bool = False) -> Study:
     """A study as it is now, read once: whoever decides asks for its trials again and again.
 
     On a database server each time costs round trips, and in between other workers write. What is
     written goes through, and is seen.
+
+    Args:
+        study: Any.
+        asked: Whether it has just been asked for a trial, for which it reads all trials, too.
     """
     # What Hyperband shows of a study is its own affair, and so is a study that is read already.
     if type(study) is not Study:
         return study
-    return cast(Study, _StudyOf(study, _AtOneMoment(study._storage, study._study_id)))
+    storage = _AtOneMoment(study._storage, study._study_id)
+    if asked:
+        storage.trials = [*study._get_trials(deepcopy=False, use_cache=True)]
+    return cast(Study, _StudyOf(study, storage))
+
+
+def ended_trials(study: Study) -> list[FrozenTrial]:
+    """What samplers learn from, read once for each trial that is asked for; not copied."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    return study._get_trials(deepcopy=False, states=ended, use_cache=True)
+
+
+def with_trials(study: Study, trials: Sequence[FrozenTrial]) -> Study:
+    """A study that shows these trials, and no others, to samplers."""
+    return cast(Study, _Excerpt(study, trials))
 
 
 class DeferredWrites:
-    """A study that keeps to itself what is written on its trials, and else reads as it is.
-
-    Args:
-        study: What Hyperband hands to samplers will do; it cannot be copied.
-        ended: The ended trials to show in place of all of them.
+    """A study that reads as it is, and keeps to itself what is written on its trials.
 
     Attributes:
-        study: What to hand to a sampler.
+        study: What to hand to a sampler; what Hyperband hands to samplers cannot be copied.
         written: The system attributes that came, by key.
     """
 
-    def __init__(self, study: Study, ended: Sequence[FrozenTrial] | None = None) -> None:
+    def __init__(self, study: Study) -> None:
         storage = _Keeping(study._storage)
         self.written = storage.written
-        shown = _StudyOf(study, storage) if ended is None else _Excerpt(study, storage, ended)
-        self.study = cast(Study, shown)
+        self.study = cast(Study, _StudyOf(study, storage))
 
 
 class _StudyOf:
     """A study with another storage in front of its own."""
 
-    def __init__(self, study: Study, storage: _Around) -> None:
+    def __init__(self, study: Study, storage: Any) -> None:
         self._inner = study
         self._storage = storage
 
@@ -187,16 +200,14 @@ class _StudyOf:
 
 
 class _Excerpt(_StudyOf):
-    """Of the ended trials some alone, and no others: what draws learns from them."""
-
-    def __init__(self, study: Study, storage: _Around, ended: Sequence[FrozenTrial]) -> None:
-        super().__init__(study, storage)
-        self._ended = ended
+    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__(study, study._storage)
+        self._shown = trials
 
     def get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        found = [t for t in self._ended if states is None or t.state in states]
+        found = [t for t in self._shown if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     def _get_trials(
@@ -237,10 +248,14 @@ class _AtOneMoment(_Around):
         self._read: list[FrozenTrial] | None = None
 
     @property
-    def _trials(self) -> list[FrozenTrial]:
+    def trials(self) -> list[FrozenTrial]:
         if self._read is None:
             self._read = [*self._inner.get_all_trials(self._study_id, deepcopy=False)]
         return self._read
+
+    @trials.setter
+    def trials(self, trials: list[FrozenTrial]) -> None:
+        self._read = trials
 
     def get_all_trials(
         self,
@@ -248,12 +263,12 @@ class _AtOneMoment(_Around):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        found = [t for t in self._trials if states is None or t.state in states]
+        found = [t for t in self.trials if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         position = self._position(trial_id)
-        return self._inner.get_trial(trial_id) if position is None else self._trials[position]
+        return self._inner.get_trial(trial_id) if position is None else self.trials[position]
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         if self._of_study is None:
@@ -274,13 +289,13 @@ class _AtOneMoment(_Around):
 
     def _position(self, trial_id: int) -> int | None:
         # Whoever decides is among the latest.
-        positions = reversed(range(len(self._trials)))
-        return next((i for i in positions if self._trials[i]._trial_id == trial_id), None)
+        positions = reversed(range(len(self.trials)))
+        return next((i for i in positions if self.trials[i]._trial_id == trial_id), None)
 
     def _note(self, trial_id: int, kind: str, key: str, value: Any) -> None:
         position = self._position(trial_id)
         if position is not None:
             # The object may be the storage's own.
-            trial = copy.copy(self._trials[position])
+            trial = copy.copy(self.trials[position])
             setattr(trial, kind, {**getattr(trial, kind), key: value})
-            self._trials[position] = trial
+            self.trials[position] = trial
