@@ -66,7 +66,7 @@ class Search:
         """Search until the budget is spent or nothing is left."""
         order = in_order(pool, self._ranking)
         with pool.uncharged():
-            proposals, sampler = _over(pool, order, self._sampler)
+            proposals, sampler = over_pool(pool, order, self._sampler)
         # Without Optuna's line a trial, which would cost more than the race.
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -75,7 +75,7 @@ class Search:
                 study = optuna.create_study(
                     study_name=f"{pool.name}-{seed}",
                     direction=pool.direction,
-                    sampler=_Chosen(sampler, proposals),
+                    sampler=ChosenSampler(sampler, proposals),
                     pruner=self._pruner,
                 )
             reads = reads_of(self._pruner) | frozenset(getattr(sampler, "reads", ()))
@@ -139,7 +139,7 @@ class Search:
         return told or asks_before_training(self._pruner)
 
 
-class _Chosen(WrappingSampler):
+class ChosenSampler(WrappingSampler):
     """Gives each trial the parameters of the configuration that the sampler has chosen."""
 
     def __init__(self, sampler: BaseSampler, proposals: PoolSampler) -> None:
@@ -182,12 +182,14 @@ def _is_waiting(study: optuna.Study) -> bool:
     return bool(every_trial(study, (TrialState.WAITING,)))
 
 
-def _over(pool: Pool, order: list[int], sampler: BaseSampler) -> tuple[PoolSampler, BaseSampler]:
+def over_pool(
+    pool: Pool, order: list[int], sampler: BaseSampler
+) -> tuple[PoolSampler, BaseSampler]:
     """A sampler whose innermost one chooses among the configurations of a pool."""
     if not isinstance(sampler, WrappingSampler):
         proposals = PoolSampler(sampler, pool.configurations, order)
         return proposals, proposals
-    proposals, base = _over(pool, order, sampler.base)
+    proposals, base = over_pool(pool, order, sampler.base)
     if isinstance(sampler, AeLLESampler):
         spent = 0.0
 

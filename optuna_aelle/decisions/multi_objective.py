@@ -38,6 +38,7 @@ from optuna_aelle.decisions.noise import TIES
 from optuna_aelle.decisions.noise import noise_of
 from optuna_aelle.decisions.pareto import front_ranks
 from optuna_aelle.decisions.pareto import is_clearly_behind
+from optuna_aelle.decisions.promise import promise_beside
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.verdict import NON_DOMINATED_HALVING
@@ -253,6 +254,8 @@ class _Decision:
         )
         if not is_clearly_behind(peers.points[-1], peers.points[:-1], tolerances):
             return None
+        if self._promises_most():
+            return None
         return Verdict(
             NON_DOMINATED_HALVING,
             self.step,
@@ -280,6 +283,20 @@ class _Decision:
             notes |= encode_front_forecast(own.trial, forecast)
         write_system_attributes(self.study, self.trial, notes)
         return forecast
+
+    def _promises_most(self) -> bool:
+        """Whether it promises more than all that the study's sampler could start instead."""
+        try:
+            promises = promise_beside(self.study, self.trial.number)
+        except Exception as error:  # its peers alone decide
+            warn_once(
+                "rivalry failed",
+                f"Candidates could not be compared with trial {self.trial.number} "
+                f"({type(error).__name__}: {error}); its peers alone decide.",
+                error,
+            )
+            return False
+        return promises is not None and promises[0] > promises[1]
 
     def _peers(self, everyone: Sequence[Objectives], own: Objectives) -> _Peers:
         """All that have come as far, at this step, and the trial itself.

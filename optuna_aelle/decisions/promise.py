@@ -14,8 +14,9 @@ hypervolume scalarizations)::
 for k objectives and a reference point z, and needs no sorting, whatever k is.
 
 The prior speaks of the first objective that changes while networks train: what it knows is how
-well networks learn. An objective that never changes in training, such as a count of parameters, is
-known for what has started and learned from the hyperparameters for what has not.
+well networks learn. The others are learned from the hyperparameters of this study's own trials;
+one that never changes in training, such as a count of parameters, is known for what has started.
+Until a few trials have ended nobody can tell, and the base sampler has its way.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from optuna.trial import TrialState
 from optuna_aelle.decisions.front import standings_of
 from optuna_aelle.decisions.reservoir import Reservoir
 from optuna_aelle.decisions.reservoir import index_of
+from optuna_aelle.decisions.reservoir import reservoir_of
 from optuna_aelle.decisions.reservoir import started_trials
 from optuna_aelle.prediction.cache import fitted_predictor
 from optuna_aelle.prediction.objectives import all_objectives
 from optuna_aelle.prediction.objectives import is_feasible
 from optuna_aelle.prediction.objectives import known_objectives
-from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 
 FloatArray = npt.NDArray[np.float64]
@@ -44,17 +45,18 @@ FloatArray = npt.NDArray[np.float64]
 # Who is expected below this in any objective adds nothing: five in six of a study are above it.
 _REFERENCE = -1.0
 _N_DIRECTIONS, _N_DRAWS = 64, 64
-# Lessons before the hyperparameters tell an objective that is known.
-_LEAST_KNOWN = 6
+# Lessons before the hyperparameters tell of an objective.
+_LEAST_KNOWN = 4
 # The standard deviation of a standing that is known.
 _EXACT = 0.01
-_NO_PRIOR = Prior()
 
 
 def promise_of(
     study: Study, reservoir: Reservoir, trials: Sequence[FrozenTrial]
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray] | None:
     """What is expected of the candidates, and what they promise: ``(n,)`` each, higher is better.
+
+    None where nobody can tell yet.
 
     Args:
         study: With any number of objectives.
@@ -65,15 +67,44 @@ def promise_of(
     if len(study.directions) == 1:
         field = reservoir.field(trials)
         return field.mean[m:], index_of(field, trials)[m:]
-    mean, std = _expected(study, reservoir, trials)
+    promises = _promises(study, reservoir, trials)
+    return None if promises is None else (promises[m:], promises[m:])
+
+
+def promise_beside(study: Study, number: int) -> tuple[float, float] | None:
+    """What a trial in training still promises, and what the best candidate does.
+
+    None where no sampler of this process has left any candidates, or the trial has shown nothing.
+    """
+    reservoir = reservoir_of(study)
+    if reservoir is None:
+        return None
+    with reservoir.lock:
+        trials = started_trials(study)
+        own = next((i for i, trial in enumerate(trials) if trial.number == number), None)
+        if own is None or not reservoir.candidates:
+            return None
+        promises = _promises(study, reservoir, trials)
+    if promises is None:
+        return None
+    return float(promises[own]), float(promises[len(trials) :].max())
+
+
+def _promises(
+    study: Study, reservoir: Reservoir, trials: Sequence[FrozenTrial]
+) -> FloatArray | None:
+    """Expected gains of hypervolume of all networks ``(n,)``, the candidates last."""
+    expected = _expected(study, reservoir, trials)
+    if expected is None:
+        return None
+    mean, std = expected
     ended = np.array([t.state == TrialState.COMPLETE and is_feasible(t) for t in trials], bool)
-    promise = hypervolume_improvement(mean[m:], std[m:], mean[:m][ended])
-    return promise, promise
+    return hypervolume_improvement(mean, std, mean[: len(trials)][ended])
 
 
 def _expected(
     study: Study, reservoir: Reservoir, trials: Sequence[FrozenTrial]
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray] | None:
     """Standings of all networks by objective, ``(n, k)`` each."""
     numbers = {trial.number for trial in trials}
     everyone = [x for x in all_objectives(study) if x.trial.number in numbers]
@@ -81,32 +112,40 @@ def _expected(
     learns = known.index(False) if False in known else -1
     columns = []
     for objective in range(len(known)):
-        if known[objective]:
+        if objective != learns:
             views = [x.views[objective] for x in everyone]
-            found = _by_parameters(study, reservoir, views, objective)
-            if found is not None:
-                columns.append(found)
-                continue
+            found = _by_parameters(study, reservoir, views, objective, known[objective])
+            if found is None:
+                return None
+            columns.append(found)
+            continue
         started = started_trials(study, objective)
-        prior = None if objective == learns else _NO_PRIOR
-        field = reservoir.field(started, objective, prior)
+        field = reservoir.field(started, objective)
         columns.append((field.mean, field.std))
     means, stds = zip(*columns, strict=True)
     return np.stack(means, axis=1), np.stack(stds, axis=1)
 
 
 def _by_parameters(
-    study: Study, reservoir: Reservoir, views: Sequence[FrozenTrial], objective: int
+    study: Study, reservoir: Reservoir, views: Sequence[FrozenTrial], objective: int, known: bool
 ) -> tuple[FloatArray, FloatArray] | None:
-    """Standings of all networks in an objective that is known; None where too few have ended."""
+    """Standings of all networks by their hyperparameters; None where too few have ended.
+
+    What has ended stands where it ended; if the objective is known, so does what has started.
+    """
     predictor = fitted_predictor(study, ("params",), _LEAST_KNOWN, objective=objective)
     if predictor is None:
         return None
     candidates = [candidate.trial for candidate in reservoir.candidates]
     mean, std = predictor.predict_standings([*views, *candidates], UNTRAINED_STEP)
-    told = [i for i, view in enumerate(views) if view.last_step is not None]
-    values = [views[i].intermediate_values[views[i].last_step or 0] for i in told]
-    standings = standings_of(predictor, np.array(values))
+    values = np.full(len(mean), np.nan)
+    for i, view in enumerate(views):
+        if view.values:
+            values[i] = view.values[0]
+        elif known and view.last_step is not None:
+            values[i] = view.intermediate_values[view.last_step]
+    told = np.isfinite(values)
+    standings = standings_of(predictor, values[told])
     if standings is not None:
         mean[told], std[told] = standings, _EXACT
     return mean, std

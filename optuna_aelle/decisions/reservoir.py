@@ -27,6 +27,8 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.special import log_ndtr
 
+from optuna_aelle.decisions.excerpts import LONG
+from optuna_aelle.decisions.excerpts import compared
 from optuna_aelle.prediction.objectives import trials_of_objective
 from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.process import Field
@@ -43,8 +45,6 @@ FloatArray = npt.NDArray[np.float64]
 
 # Standard deviations by which what is less known is preferred among what has not started.
 EXPLORATION = 0.5
-# More candidates would make every decision slower and the best of them hardly better.
-_MOST_CANDIDATES = 256
 # What more of them say of others would not be worth the time of every decision.
 _MOST_STARTED = 200
 
@@ -119,10 +119,10 @@ class Reservoir:
             self._space = dict(space)
         return new
 
-    def add(self, candidate: Candidate) -> None:
-        """One more; of too many the oldest is forgotten."""
+    def add(self, candidate: Candidate, n_most: int) -> None:
+        """One more; of more than so many the oldest are forgotten."""
         self._candidates.append(candidate)
-        if len(self._candidates) > _MOST_CANDIDATES:
+        while len(self._candidates) > n_most:
             self.take(0)
 
     def take(self, position: int) -> Candidate:
@@ -145,25 +145,22 @@ class Reservoir:
             *(candidate.key for candidate in self._candidates),
         }
 
-    def field(
-        self, started: Sequence[FrozenTrial], objective: int = 0, prior: Prior | None = None
-    ) -> Field:
+    def field(self, started: Sequence[FrozenTrial], objective: int = 0) -> Field:
         """What is expected of trials of the study and, behind them, of the candidates.
 
         Args:
             started: As an objective sees them.
             objective: Which one, as a position in ``study.directions``.
-            prior: In place of the reservoir's.
         """
         # The pruner asks when a trial stops, then whoever resumes one, then the sampler.
         # Candidates are kept in the key: what has gone must not be taken for one in its place.
         shown = [(c, _shown(c.trial)) for c in self._candidates]
-        key = (prior, [_shown(t) for t in started], shown)
+        key = ([_shown(t) for t in started], shown)
         known = self._latest.get(objective)
         if known is None or known[0] != key:
             candidates = [c.trial for c in self._candidates]
             reader = self._readers[objective]
-            found = forecast_field(prior or self.prior, started, candidates, reader)
+            found = forecast_field(self.prior, started, candidates, reader)
             known = self._latest[objective] = key, found
         return known[1]
 
@@ -202,13 +199,15 @@ def started_trials(study: Study, objective: int = 0) -> list[FrozenTrial]:
     """All that have begun to show something, in order of number; not those that failed.
 
     With several objectives, as one of them sees them.
-    Of a network that went on where it was stopped, the trial in which it goes on. Of very many,
-    those that were trained furthest, and the latest.
+    Of a network that went on where it was stopped, the trial in which it goes on. Of many, those
+    that were trained furthest, and the latest; of very many fewer (`compared`).
     """
     trials = one_a_network(trials_of_objective(study, objective, _STARTED))
     shown = [t for t in trials if t.intermediate_values or t.values or _told(t)]
     if len(shown) <= _MOST_STARTED:
         return shown
+    if len(shown) > LONG:
+        return compared(shown, signs_of(study)[objective])
     half = _MOST_STARTED // 2
     furthest = sorted(shown, key=lambda t: (len(t.intermediate_values), t.number))[-half:]
     kept = {t.number for t in (*furthest, *shown[-half:])}

@@ -79,9 +79,9 @@ class AeLLESampler(SteadySampler):
     second trial, or with the first one if the space is given. The trials should carry their
     spectra at step −1 (`report_network` before training).
 
-    With several objectives the candidate is taken that is expected to add most to the hypervolume
-    of the Pareto front (`optuna_aelle.decisions.promise`); it begins to learn from trials in
-    training where they report by `optuna_aelle.should_prune`.
+    With several objectives, once four trials have ended, the candidate is taken that is expected
+    to add most to the hypervolume of the Pareto front (`optuna_aelle.decisions.promise`); trials
+    in training teach where they report by `optuna_aelle.should_prune`.
 
     Args:
         spectrum_fn: Builds the untrained network of a configuration and returns its spectrum: a
@@ -272,7 +272,7 @@ class AeLLESampler(SteadySampler):
         if self._spectrum_fn is not None and self._ask_for_spectra(
             reservoir, promise[0], study, trial.number
         ):
-            promise = promise_of(study, reservoir, trials)
+            promise = promise_of(study, reservoir, trials) or promise
         return reservoir.take(int(np.argmax(promise[1])))
 
     def _draw(
@@ -310,7 +310,7 @@ class AeLLESampler(SteadySampler):
                 reservoir.add(candidate, n_most)
 
     def _may_ask_for_all(self, reservoir: Reservoir, study: Study) -> bool:
-        """Whether the spectra of all that have not been asked for one surely cost little enough."""
+        """Whether spectra of all that have none surely cost little enough."""
         # Where trainings are recorded ones nobody knows beforehand.
         if (
             self._spectrum_fn is None
