@@ -20,6 +20,9 @@ from optuna_aelle.prediction.forecast import CENTRAL_80
 from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.trials.table import RecordedTrials
 
+# Of which sums and differences are still numbers.
+_MOST = 1e300
+
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
@@ -99,7 +102,7 @@ def measure_outcome(
         adaptive: Whether the trials that were tried depended on the outcome.
     """
     sign = 1.0 if recorded.direction == "maximize" else -1.0
-    finals = sign * recorded.finals
+    finals = sign * tamed(recorded.finals)
     best, spread = yardstick(finals)
     tried = finals[list(indices)]
     reference = best if adaptive or np.isnan(tried).all() else float(np.nanmax(tried))
@@ -130,12 +133,19 @@ def measure_outcome(
     return row
 
 
+def tamed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values with NaN for what is infinite; so large ones that differences are finite."""
+    return np.clip(np.where(np.isfinite(values), values, np.nan), -_MOST, _MOST)
+
+
 def yardstick(finals: np.ndarray[Any, Any]) -> tuple[float, float]:
     """The best of final values of which more is better, and the range that regret is a share of.
 
     It reaches from the best to the median, or to the worst where most are equally good; where all
-    are, it is infinite, and there is nothing to regret.
+    are, it is infinite, and there is nothing to regret. Where there is none, the best is −inf.
     """
+    if np.isnan(finals).all():
+        return -math.inf, math.inf
     best, middle, worst = (float(f(finals)) for f in (np.nanmax, np.nanmedian, np.nanmin))
     spread = best - middle if best > middle else best - worst
     return best, spread if spread > 0.0 else math.inf

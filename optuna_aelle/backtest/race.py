@@ -25,6 +25,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from optuna_aelle._warnings import AeLLEWarning
+from optuna_aelle.backtest.checks import check_recorded
+from optuna_aelle.backtest.checks import check_whole
+from optuna_aelle.backtest.outcomes import tamed
 from optuna_aelle.backtest.outcomes import yardstick
 from optuna_aelle.backtest.pool import BudgetSpent
 from optuna_aelle.backtest.pool import Course
@@ -111,7 +114,8 @@ def race(
 
     Raises:
         ValueError: Fewer configurations than ``n_configs``, a budget below one training or beyond
-            all of them, no arm, or ``n_repeats`` below 1.
+            all of them, no arm, ``n_repeats`` below 1, or a trial that cannot be trained again.
+        TypeError: A number is no integer.
         RuntimeError: Every arm has raised.
 
     Example:
@@ -130,8 +134,11 @@ def race(
         ... )
         >>> frame.groupby(["arm", "epochs"])[["regret_final", "regret_seen"]].mean()
     """
-    n_configs = len(recorded) if n_configs is None else n_configs
-    _check(recorded, arms, budget, n_repeats, n_configs)
+    check_recorded(recorded)
+    n_repeats = check_whole("n_repeats", n_repeats, 1)
+    seed = check_whole("seed", seed, 0)
+    n_configs = len(recorded) if n_configs is None else check_whole("n_configs", n_configs, 0)
+    _check(recorded, arms, budget, n_configs)
     warn_of_pruned(recorded)
     warn_of_own_task(recorded.task, recorded.name, prior)
     rows: list[pd.DataFrame] = []
@@ -214,16 +221,16 @@ def measure_course(recorded: RecordedTrials, order: list[int], pool: Pool) -> pd
     import pandas as pd
 
     course = pool.course
-    finals = pool.sign * recorded.finals[order]
+    finals = pool.sign * tamed(recorded.finals[order])
     best, spread = yardstick(finals)
     reports = [value for i in order for value in recorded.trials[i].intermediate_values.values()]
-    best_seen = float(np.nanmax(pool.sign * np.array(reports)))
+    best_seen, _ = yardstick(pool.sign * tamed(np.array(reports)))
     # In the longest training of the table, so that all pools have the same rows.
     point = int(recorded.trained_steps.max()) / POINTS_A_TRAINING
     epochs = (point * np.arange(1, math.floor(pool.budget / point + 1e-9) + 1)).round(6)
     columns: dict[str, Any] = {"epochs": epochs}
-    seen = _cumulative_best(pool.sign * course.values)
-    ended = _cumulative_best(pool.sign * course.ends)
+    seen = _cumulative_best(pool.sign * tamed(course.values))
+    ended = _cumulative_best(pool.sign * tamed(course.ends))
     for suffix, step_seconds in zip(("", "_long"), pool.step_seconds, strict=True):
         costs = course.steps + course.seconds / step_seconds
         # What was begun within the budget is finished.
@@ -264,7 +271,6 @@ def _check(
     recorded: RecordedTrials,
     arms: Mapping[str, ArmFactory],
     budget: float,
-    n_repeats: int,
     n_configs: int,
 ) -> None:
     if not arms:
@@ -276,8 +282,6 @@ def _check(
                 "makes a sampler and a pruner, or a function of (pool, seed), such as "
                 f"`lambda: (TPESampler(), MedianPruner())`, but got {factory!r}."
             )
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be at least 1, but got {n_repeats}.")
     if not 2 <= n_configs <= len(recorded):
         raise ValueError(
             f"n_configs must be between 2 and the {len(recorded)} recorded trials, but got "

@@ -32,6 +32,8 @@ from tqdm import tqdm
 from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle._warnings import told_apart
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.backtest.checks import check_recorded
+from optuna_aelle.backtest.checks import check_whole
 from optuna_aelle.backtest.outcomes import ReplayedStudy
 from optuna_aelle.backtest.outcomes import mean_step_seconds
 from optuna_aelle.backtest.outcomes import measure
@@ -114,23 +116,24 @@ def replay(
           ends; later: to beat the best); NaN without predictions.
 
     Raises:
-        ValueError: ``n_trials`` is more than there are, or another argument is out of range.
+        ValueError: ``n_trials`` is more than there are, another argument is out of range, or a
+            trial cannot be replayed.
+        TypeError: A number is no integer.
 
     Example:
         >>> recorded = RecordedTrials.from_study(study)
         >>> replay(recorded, {"median": MedianPruner, "mine": MyPruner})
     """
-    warn_of_pruned(recorded)
+    check_recorded(recorded)
+    n_repeats = check_whole("n_repeats", n_repeats, 1)
+    seed = check_whole("seed", seed, 0)
     available = range(len(recorded))
-    if n_trials is None:
-        n_trials = len(available)
+    n_trials = len(available) if n_trials is None else check_whole("n_trials", n_trials, 0)
     if not 1 <= n_trials <= len(available):
         raise ValueError(
             f"n_trials must be between 1 and the {len(available)} recorded trials, but got "
             f"{n_trials}."
         )
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be at least 1, but got {n_repeats}.")
     if order not in ("random", "recorded"):
         raise ValueError(f"order must be 'random' or 'recorded', but got {order!r}.")
     if not pruners:
@@ -139,6 +142,7 @@ def replay(
         if sampler is not None:
             raise ValueError("order='recorded' tries the trials as numbered: pass no sampler.")
         n_repeats = 1
+    warn_of_pruned(recorded)
     rows = []
     with (
         told_once(recorded),

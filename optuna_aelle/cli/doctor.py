@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +16,9 @@ from optuna_aelle.cli.outputs import print_json
 from optuna_aelle.cli.outputs import printable
 
 if TYPE_CHECKING:
-    from optuna_aelle.trials.diagnosis import Finding
+    from optuna_aelle.decisions.diagnosis import Finding
+
+_SECONDS = 8.0
 
 NAME = "doctor"
 HELP = "is all as it should be, and what happened to a study?"
@@ -49,15 +54,17 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--checkpoints expects a folder, but {str(options.checkpoints)!r} is none."
         )
-    from optuna_aelle.cli.machine import of_machine
-    from optuna_aelle.cli.stores import of_source
-
-    with notes():
-        found: dict[str, list[Finding]] = {}
-        if options.source is not None:
-            # Before all else: a name that is wrong should be heard of at once.
-            found = of_source(options.source, options.study_name, options.checkpoints)
-        found = {"machine": of_machine(), **found}
+    # Beside everything else; where nothing is compiled yet, it takes too long to be waited for.
+    deadline = time.monotonic() + _SECONDS
+    known = [sys.executable, "-m", "optuna_aelle.cli.known"]
+    with (
+        subprocess.Popen(known, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as compiled,
+        notes(),
+    ):
+        try:
+            found = _found(options, compiled, deadline)
+        finally:
+            compiled.kill()
     levels = [finding.level for findings in found.values() for finding in findings]
     n_problems, n_notes = levels.count("problem"), levels.count("note")
     if options.json:
@@ -71,6 +78,20 @@ def run(options: argparse.Namespace) -> int:
             print()
         print(f"{_count(n_problems, 'problem')}, {_count(n_notes, 'note')}.")
     return 1 if n_problems else 0
+
+
+def _found(
+    options: argparse.Namespace, compiled: subprocess.Popen[bytes], deadline: float
+) -> dict[str, list[Finding]]:
+    found: dict[str, list[Finding]] = {}
+    if options.source is not None:
+        from optuna_aelle.cli.stores import of_source
+
+        # Before all else: a name that is wrong should be heard of at once.
+        found = of_source(options.source, options.study_name, options.checkpoints)
+    from optuna_aelle.cli.machine import of_machine
+
+    return {"machine": of_machine(compiled, deadline), **found}
 
 
 def _lines(finding: Finding) -> str:

@@ -6,21 +6,18 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from importlib import metadata
 
-import numpy as np
 import torch
 from packaging.requirements import Requirement
 from threadpoolctl import threadpool_info
 
-from optuna_aelle.lyapunov import lyapunov_spectrum
-from optuna_aelle.lyapunov import systems
+from optuna_aelle.cli.known import error_of_known_spectrum
+from optuna_aelle.decisions.diagnosis import Finding
 from optuna_aelle.lyapunov.compiled import general_path
 from optuna_aelle.prediction.prior import Prior
-from optuna_aelle.trials.diagnosis import Finding
 
 _PACKAGE = "optuna-aelle"
 _OPTIONAL = {
@@ -28,44 +25,19 @@ _OPTIONAL = {
     "umap-learn": "the latent map by UMAP (by PCA without)",
     "matplotlib": "figures as PNG",
 }
-# A machine on which nothing is compiled yet takes longer, and should not be waited for.
-_COMPILING_SECONDS = 5.0
 # What is left of rounding errors after some hundred steps is far below.
 _TOLERANCE = 1e-6
-_STEPS, _WARMUP = 330, 30
 
 
-def of_machine() -> list[Finding]:
-    """Versions, devices, threads, the prior, and the engine against a known spectrum."""
-    with subprocess.Popen(
-        [sys.executable, "-m", __name__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as compiled:
-        started = time.monotonic()
-        try:
-            found = [*_versions(), _devices(), _threads(), _prior(), _engine()]
-            left = max(_COMPILING_SECONDS - (time.monotonic() - started), 0.5)
-            found.append(_compiled(compiled, left))
-        finally:
-            compiled.kill()
-    return found
+def of_machine(compiled: subprocess.Popen[bytes], deadline: float) -> list[Finding]:
+    """Versions, devices, threads, the prior, and the engine against a known spectrum.
 
-
-def error_of_known_spectrum() -> tuple[float, bool]:
-    """How far the engine is from a spectrum that is known, and whether compiled code ran."""
-    system = systems.periodic_linear(
-        [
-            [[2.0, 1.0, 0.0], [0.0, 0.5, 0.3], [0.1, 0.0, 0.2]],
-            [[0.3, -1.0, 0.0], [0.8, 0.4, 0.0], [0.0, 0.6, 1.5]],
-        ]
-    )
-    spectrum = lyapunov_spectrum(
-        system.model,
-        system.inputs(_STEPS),
-        initial_state=system.initial_state(),
-        warmup=_WARMUP,
-    )
-    error = float(np.abs(spectrum.exponents[0] - system.exponents).max())
-    return error, any(computation.compiled for computation in spectrum.computations)
+    Args:
+        compiled: One that runs `optuna_aelle.cli.known`.
+        deadline: When to wait no longer for it, on `time.monotonic`.
+    """
+    found = [*_versions(), _devices(), _threads(), _prior(), _engine()]
+    return [*found, _compiled(compiled, max(deadline - time.monotonic(), 0.1))]
 
 
 def _versions() -> Iterator[Finding]:
@@ -171,7 +143,7 @@ def _compiled(process: subprocess.Popen[bytes], seconds: float) -> Finding:
             "problem",
             subject,
             f"a process that was to run it ended with status {process.returncode}",
-            f"See what it says: {sys.executable} -m {__name__}",
+            "See what it says: python -m optuna_aelle.cli.known",
         )
     if not ran:
         return Finding(
@@ -193,7 +165,3 @@ def _judged(subject: str, error: float) -> Finding:
         f"a known spectrum comes out {error:.1e} off",
         "Please report it, with the versions above.",
     )
-
-
-if __name__ == "__main__":
-    print(json.dumps(error_of_known_spectrum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,14 +84,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def figures() -> dict[str, Callable[[optuna.Study], go.Figure]]:
-    """All that is drawn of a study, by the name of its file."""
-    from optuna_aelle import visualization as v
+    """All that the dashboard shows of a study, by the name of its file."""
+    from optuna_aelle.visualization import plot_latent_map
+    from optuna_aelle.visualization._latent_map import draw_latent_map
+    from optuna_aelle.visualization._panels import PANELS
 
     return {
-        "spectra": v.plot_spectra,
-        "latent-map": v.plot_latent_map,
-        "predictions": v.plot_predictions,
-        "compute-saved": v.plot_compute_saved,
+        # Here somebody waits for UMAP, if it is installed.
+        re.sub("^aelle-([0-9]+-)?", "", name): plot_latent_map if plot is draw_latent_map else plot
+        for name, plot in PANELS.items()
     }
 
 

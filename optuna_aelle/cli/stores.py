@@ -18,9 +18,9 @@ from optuna_aelle.cli.sources import choose
 from optuna_aelle.cli.sources import load_study
 from optuna_aelle.cli.sources import open_storage
 from optuna_aelle.cli.sources import reading
+from optuna_aelle.decisions.diagnosis import Finding
+from optuna_aelle.decisions.diagnosis import diagnose
 from optuna_aelle.trials.continuation import decode_checkpoints
-from optuna_aelle.trials.diagnosis import Finding
-from optuna_aelle.trials.diagnosis import diagnose
 
 _READS = 5
 _SECONDS = 5.0
@@ -45,10 +45,8 @@ def of_source(
     if away is not None:
         return {"storage": [away]}
     with reading(source):
-        started = time.perf_counter()
         storage = open_storage(source)
-        opened = time.perf_counter() - started
-        found = {"storage": [_speed(storage, opened), *_schema(source)]}
+        found = {"storage": [_speed(storage), *_schema(source)]}
         names = sorted(optuna.get_all_study_names(storage))
         if len(names) > 1 and study_name is None:
             said = f"{len(names)} studies: {', '.join(names[:9])}{', ...' * (len(names) > 9)}"
@@ -80,14 +78,14 @@ def _unreachable(source: str) -> Finding | None:
         )
 
 
-def _speed(storage: BaseStorage, opened: float) -> Finding:
+def _speed(storage: BaseStorage) -> Finding:
     took = []
     for _ in range(_READS):
         started = time.perf_counter()
         optuna.get_all_study_names(storage)
         took.append(time.perf_counter() - started)
     median = statistics.median(took)
-    said = f"opened in {1e3 * opened:.0f} ms, answers in {1e3 * median:.1f} ms"
+    said = f"answers in {1e3 * median:.1f} ms"
     if median < _SLOW:
         return Finding("ok", "reachable", said, "")
     advice = "Every report waits for it: run the workers nearer to it, or report less often."

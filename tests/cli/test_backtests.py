@@ -1,4 +1,4 @@
-"""The command: what a sceptical user runs first, on a study of their own."""
+"""``replay`` and ``race``: what a sceptical user runs first, on a study of their own."""
 
 from __future__ import annotations
 
@@ -8,29 +8,12 @@ import numpy as np
 import optuna
 import pytest
 
-from optuna_aelle import cli
+from optuna_aelle.backtest import replay
 from optuna_aelle.backtest.arms import SHOWN
 from optuna_aelle.backtest.arms import SHOWN_SEARCHES
 from optuna_aelle.cli import main
+from tests.cli.conftest import run
 from tests.conftest import run_synthetic
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    storage = f"sqlite:///{tmp_path / 'my.db'}"
-    study = optuna.create_study(
-        study_name="mine", storage=storage, pruner=optuna.pruners.NopPruner()
-    )
-    run_synthetic(study, 25, n_steps=8)
-    return storage
-
-
-def run(arguments: list[str]) -> int:
-    """The exit status, also where the arguments are refused as they are read."""
-    try:
-        return main(arguments)
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else 1
 
 
 def test_a_study_is_replayed_and_drawn(
@@ -103,7 +86,7 @@ def test_mistakes_of_a_race_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: source"),
+        ([], "the following arguments are required: STORAGE"),
         (["{source}", "--study-name", "yours"], "Expected one of the studies ['mine'], got"),
         (["sqlite:///{folder}/none.db"], "there is no such file"),
         (["sqlite://"], "at least one study, but it has none"),
@@ -167,13 +150,6 @@ def test_an_interruption_needs_no_traceback(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "replay", interrupt)
+    monkeypatch.setattr(replay, "replay", interrupt)
     assert main(["replay", source, "--figure", str(tmp_path / "f.html")]) == 130
     assert capsys.readouterr().err.endswith("optuna-aelle: interrupted.\n")
-
-
-@pytest.mark.parametrize("command", [None, "replay", "race"])
-def test_help_shows_an_example(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([*([command] if command else []), "--help"]) == 0
-    example = f"\n  optuna-aelle {command or 'replay'} sqlite:///my.db --study-name NAME\n"
-    assert example in capsys.readouterr().out
