@@ -10,6 +10,7 @@ from optuna_aelle.visualization._latent_map import plot_latent_map
 from optuna_aelle.visualization._race import plot_race
 from optuna_aelle.visualization._replay import pareto_front
 from optuna_aelle.visualization._replay import plot_replay
+from optuna_aelle.visualization._resumed import plot_resumed
 from optuna_aelle.visualization._spectra import plot_spectra
 from optuna_aelle.visualization._trial import plot_trial
 
@@ -21,6 +22,7 @@ __all__ = [
     "plot_predictions",
     "plot_race",
     "plot_replay",
+    "plot_resumed",
     "plot_spectra",
     "plot_trial",
     "save_dashboard_plots",

@@ -4,76 +4,58 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import optuna
-import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
 from optuna_aelle._warnings import warn_once
-from optuna_aelle.visualization._compute import plot_compute_saved
-from optuna_aelle.visualization._forecasts import plot_predictions
-from optuna_aelle.visualization._latent_map import draw_latent_map
 from optuna_aelle.visualization._latent_map import plot_latent_map
-from optuna_aelle.visualization._note import update_note
-from optuna_aelle.visualization._spectra import plot_spectra
+from optuna_aelle.visualization._panels import PANELS
+from optuna_aelle.visualization._panels import draw
+from optuna_aelle.visualization._panels import keep
+from optuna_aelle.visualization._refresher import refresher
+from optuna_aelle.visualization._trial_note import MOST_NOTES
 
 
 def save_dashboard_plots(study: optuna.Study) -> list[str]:
     """Save all figures of this package in the study, replacing those saved before.
 
-    The study's note says how to read them; what else stands there is left as it is. The first call
-    waits until UMAP has compiled, some 15 seconds and two minutes at most; then it draws PCA.
+    The study's note says how to read them, and notes on the pages of ended trials, up to 300, say
+    what became of each; what else stands there is left as it is. The first call waits until UMAP
+    has compiled, some 15 seconds and two minutes at most; then it draws PCA.
 
     Returns:
         The graph object ids. ``optuna-dashboard STORAGE`` shows them on the study's first page.
 
     Args:
-        study: A study with one objective.
+        study: Any. Of several objectives, values are those of the first.
 
     Raises:
         ImportError: optuna-dashboard is not installed.
-        ValueError: The study is multi-objective.
 
     Example:
         >>> save_dashboard_plots(study)  # then: optuna-dashboard STORAGE  # doctest: +SKIP
     """
-    return _save(study, plot_latent_map)
-
-
-def _save(
-    study: optuna.Study, latent_map: Callable[[optuna.Study], go.Figure] = draw_latent_map
-) -> list[str]:
-    """As `save_dashboard_plots`; by default, without waiting for UMAP."""
     try:
-        from optuna_dashboard import save_plotly_graph_object
+        import optuna_dashboard  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "save_dashboard_plots needs optuna-dashboard, which cannot be imported. "
             "Run: pip install optuna-aelle[dashboard]"
         ) from error
-    # No colons: the dashboard splits at them, and ids "a" and "a:b" together are a server error.
-    plots = {
-        "aelle-spectra": plot_spectra,
-        "aelle-latent-map": latent_map,
-        "aelle-predictions": plot_predictions,
-        "aelle-compute-saved": plot_compute_saved,
-    }
-    saved = [
-        save_plotly_graph_object(study, plot(study), graph_object_id=graph_object_id)
-        for graph_object_id, plot in plots.items()
-    ]
-    update_note(study)
-    return saved
+    drawn = draw(study, latent_map=plot_latent_map, most_notes=MOST_NOTES)
+    keep(study, drawn, even_if_older=True)
+    return list(PANELS)
 
 
 class DashboardCallback:
     """Keep the figures in the dashboard fresh: ``study.optimize(..., callbacks=[...])``.
 
     The figures lag behind by up to ``every_n_trials`` trials; call `save_dashboard_plots` when the
-    study is done. The thread that refreshes waits for it, about a second. Until UMAP has compiled
-    in a process of its own, PCA is drawn. With several processes, give the callback to one of
-    them. Whatever goes wrong is warned about once, and the study goes on.
+    study is done. They are drawn in a process of their own, which ends with this one, or when it
+    has had nothing to do for a while; the training goes on meanwhile. Until UMAP has compiled, in
+    yet another process, PCA is drawn. Several processes of one study may each have the callback.
+    Whatever goes wrong is warned about once, and the study goes on.
 
     Args:
         every_n_trials: Trials, however they ended, between two refreshes and before the first.
@@ -93,33 +75,34 @@ class DashboardCallback:
             raise ValueError(f"min_seconds must be nonnegative, but got {min_seconds}.")
         self._every_n_trials = every_n_trials
         self._min_seconds = min_seconds
-        self._counting = threading.Lock()
-        self._saving = threading.Lock()
+        self._lock = threading.Lock()
         self._n_waiting = 0
+        self._is_refreshing = False
         self._not_before = 0.0
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Refresh the figures if it is time to."""
-        with self._counting:
+        """Ask for fresh figures if it is time to; returns at once."""
+        with self._lock:
             self._n_waiting += 1
-        # Other threads of the study train on while one of them draws.
-        if not self._saving.acquire(blocking=False):
-            return
-        try:
-            if self._n_waiting < self._every_n_trials or time.monotonic() < self._not_before:
+            too_soon = self._n_waiting < self._every_n_trials
+            if too_soon or self._is_refreshing or time.monotonic() < self._not_before:
                 return
-            with self._counting:
-                self._n_waiting = 0
-            try:
-                _save(study)
-            finally:
-                # Counted from the end, so that slow figures cannot take up all the time.
-                self._not_before = time.monotonic() + self._min_seconds
+            self._n_waiting = 0
+            self._is_refreshing = True
+        try:
+            refresher().ask(study, self._ended)
         except Exception as error:  # pictures must not stop a study
+            self._ended(error)
+
+    def _ended(self, error: Exception | None) -> None:
+        with self._lock:
+            self._is_refreshing = False
+            # Counted from the end, so that slow figures cannot take up all the time.
+            self._not_before = time.monotonic() + self._min_seconds
+        if error is not None:
             warn_once(
-                f"dashboard plots failed:{type(error).__name__}",
-                f"The dashboard's plots could not be refreshed after trial {trial.number} "
-                f"({type(error).__name__}: {error}); the study goes on.",
+                "dashboard plots failed",
+                f"The dashboard's plots could not be refreshed ({type(error).__name__}: {error}); "
+                "the study goes on.",
+                error,
             )
-        finally:
-            self._saving.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,9 @@ from optuna.trial import TrialState
 
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.continuation import one_a_network
+from optuna_aelle.visualization._clusters import clusters_of
 from optuna_aelle.visualization._style import MAX_POINTS
+from optuna_aelle.visualization._style import STOPPED
 from optuna_aelle.visualization._style import UNSCORED
 from optuna_aelle.visualization._style import color_axis
 from optuna_aelle.visualization._style import empty
@@ -23,10 +24,25 @@ from optuna_aelle.visualization._style import thin
 from optuna_aelle.visualization._trials import final_value
 from optuna_aelle.visualization._trials import label
 from optuna_aelle.visualization._trials import trials_of
-from optuna_aelle.visualization._trials import value_of
 from optuna_aelle.visualization._umap import umap_points
 
 FloatArray = npt.NDArray[np.float64]
+
+_EDGE = {"color": "white", "width": 1}
+# Pruned trials are told apart from bad ones: what they would have come to is not known.
+_LOOKS = (
+    ("pruned", {"symbol": "x", "size": 8, "color": STOPPED, "opacity": 0.7}, TrialState.PRUNED),
+    (
+        "running",
+        {"symbol": "circle-open", "size": 11, "color": UNSCORED, "line": {"width": 2}},
+        TrialState.RUNNING,
+    ),
+    (
+        "finished",
+        {"symbol": "circle", "size": 11, "color": UNSCORED, "line": _EDGE},
+        TrialState.COMPLETE,
+    ),
+)
 
 # UMAP looks at 15 neighbours.
 _LEAST_POINTS_FOR_UMAP = 15
@@ -40,14 +56,13 @@ def plot_latent_map(study: optuna.Study, random_state: int = 0) -> go.Figure:
     An `AeLLERegressor` is fitted to the latest spectra and the final values; its latent is reduced
     by UMAP, in a process of its own, or by PCA where umap-learn is not installed, takes more than
     two minutes, or fewer than 15 trials have a spectrum. Neighbours have similar spectra; axes
-    have no unit. Colour is the value, crosses were pruned.
+    have no unit. Colour is the value of those that finished; what was pruned is an orange cross,
+    good or bad. Groups are named by what they share: a choice (the cell, as a rule), the size N of
+    the state (middle half), the median value.
 
     Args:
-        study: A study with one objective.
+        study: Any; of several objectives, colour is the first.
         random_state: Seed of AeLLE and of UMAP.
-
-    Raises:
-        ValueError: The study is multi-objective.
 
     Source: Vogt, Zheng and Shlizerman, arXiv 2204.04876; McInnes, Healy and Melville,
     arXiv 1802.03426 (UMAP).
@@ -70,46 +85,55 @@ def draw_latent_map(
     ]
     found = thin(found, MAX_POINTS)
     finals = np.array([final_value(trial) for trial, _, _ in found])
-    if len(found) < 3 or not np.isfinite(finals).any():
-        return empty(title, "Needs spectra of three trials, one of them finished with a value.")
+    n_finished = int(np.isfinite(finals).sum())
+    if len(found) < 3 or n_finished == 0:
+        return empty(
+            title,
+            "Needs spectra of three trials, one of them finished with a value; has "
+            f"{len(found)}, {n_finished} finished.",
+        )
     from optuna_aelle.aelle import AeLLERegressor
 
     exponents = np.stack([spectrum for _, _, spectrum in found])
     regressor = AeLLERegressor(random_state=random_state).fit(exponents, finals)
     points, method = _project(regressor.transform(exponents), random_state, patience)
-
     trials = [trial for trial, _, _ in found]
-    axis = color_axis(study, trials)
-    figure = go.Figure(layout={"coloraxis": axis})
-    for name, symbol, state in (
-        ("running", "circle-open", TrialState.RUNNING),
-        ("pruned", "x", TrialState.PRUNED),
-        ("finished", "circle", TrialState.COMPLETE),
-    ):
-        for scored in (False, True):
+    figure = go.Figure(
+        layout={
+            "coloraxis": color_axis(study, [t for t in trials if math.isfinite(final_value(t))])
+        }
+    )
+    for name, marker, state in _LOOKS:
+        for scored in (True, False) if state == TrialState.COMPLETE else (False,):
             rows = [
                 row
                 for row, trial in enumerate(trials)
-                if trial.state == state and math.isfinite(value_of(trial)) == scored
+                if trial.state == state
+                and (state != TrialState.COMPLETE or math.isfinite(finals[row]) == scored)
             ]
-            if not rows:
-                continue
-            color: Any = short([value_of(trials[row]) for row in rows]) if scored else UNSCORED
-            figure.add_scatter(
-                x=short(points[rows, 0]),
-                y=short(points[rows, 1]),
-                mode="markers",
-                marker={
-                    "color": color,
-                    "coloraxis": "coloraxis" if scored else None,
-                    "symbol": symbol,
-                    "size": 9 if symbol == "x" else 11,
-                    "line": {"color": "white", "width": 2 if "open" in symbol else 1},
-                },
-                name=name if scored or name == "running" else f"{name}, no value",
-                text=[label(*found[row][:2]) for row in rows],
-                hovertemplate="%{text}<extra></extra>",
-            )
+            if rows:
+                scores = {"color": short(finals[rows], 4), "coloraxis": "coloraxis"}
+                figure.add_scatter(
+                    x=short(points[rows, 0], 4),
+                    y=short(points[rows, 1], 4),
+                    mode="markers",
+                    marker=marker | (scores if scored else {}),
+                    name=name if scored or state != TrialState.COMPLETE else f"{name}, no value",
+                    text=[label(*found[row][:2]) for row in rows],
+                    hovertemplate="%{text}<extra></extra>",
+                )
+    for cluster in clusters_of(points, trials):
+        figure.add_annotation(
+            x=short(cluster.center)[0],
+            y=short(points[list(cluster.members), 1].max(keepdims=True))[0],
+            text=cluster.name,
+            showarrow=False,
+            yshift=16,
+            bgcolor="rgba(255, 255, 255, 0.85)",
+            bordercolor="#999",
+            borderpad=2,
+            font={"size": 11},
+        )
     return styled(figure, f"{title} ({method})", f"{method} 1", f"{method} 2")
 
 

@@ -22,13 +22,20 @@ _END = "[//]: # (optuna-aelle: end)"
 _GUIDE = """\
 ### How to read the spectra (optuna-aelle)
 
-- **Lyapunov spectra**: one line a trial, dark is good. Above 0, neighbouring states of the network
-  drift apart; near 0, it remembers; far below, it forgets at once.
-- **Latent space**: near points have similar spectra; a cross was pruned. Where the dark points lie
-  together, spectra tell good networks from bad ones.
-- **Predicted against actual**: the nearer to the dashed line, the better. One colour a step.
-- **Compute saved**: steps trained, and those that it would have taken without pruning.
-- Why a trial was stopped stands on its page under `aelle:decision`."""
+1. **Spectra**: one line a trial, dark is good. Above 0, neighbouring states of the network drift
+   apart; near 0, it remembers; far below, it forgets at once.
+2. **Latent space**: near points have similar spectra. Where dark points lie together, spectra tell
+   good networks from bad ones. An orange cross was pruned, good or bad. Groups are named by cell,
+   size N of the state (middle half) and median value.
+3. **Forecasts against ends**: on the dashed line they came true; bars hold four in five if the
+   forecasts are right, and the title counts.
+4. **Compute**: steps trained, and those that Optuna's default pruner would have taken on the same
+   networks. How far it would have trained what was stopped here nobody knows: hence the band.
+5. **Went on**: networks that were stopped and resumed; a diamond where they paused.
+
+In the table of trials: `aelle:lambda_1`, the largest exponent; `aelle:predicted_final`, the latest
+forecast; `aelle:decision`, why it was stopped. A trial's page has a note with its spectrum and
+curve beside the best one's. More: `optuna-aelle explain`."""
 
 
 def update_note(study: optuna.Study) -> None:

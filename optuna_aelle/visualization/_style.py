@@ -40,7 +40,7 @@ _GRID = "#e8e8e8"
 
 # The dashboard fetches every figure again and again, and MySQL takes no more than 64 KB at once,
 # so that a figure is written whole or not at all.
-MAX_LINES = 50
+MAX_LINES = 40
 MAX_POINTS = 300
 
 
@@ -132,7 +132,7 @@ def empty(title: str, message: str) -> go.Figure:
     """A figure without data that says what it waits for."""
     figure = styled(go.Figure(), title, "", "")
     figure.add_annotation(
-        text=wrapped(message, 60),
+        text=wrapped(message, 70),
         x=0.5,
         y=0.5,
         xref="paper",

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import cast
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.visualization._child import start
 from optuna_aelle.visualization._frames import ERROR
 from optuna_aelle.visualization._frames import READY
 from optuna_aelle.visualization._frames import REQUEST
@@ -31,14 +32,6 @@ from optuna_aelle.visualization._frames import unpack_points
 from optuna_aelle.visualization._frames import write_frame
 
 _WORKER = "optuna_aelle.visualization._umap_worker"
-_THREAD_VARIABLES = (
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 # Once it has compiled, 500 points take a second or two; a busy machine may take more.
 _FIT_SECONDS = 10.0
 _MOST_STARTS = 2
@@ -64,16 +57,7 @@ class _Worker:
 
     def __init__(self) -> None:
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _WORKER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                env=_environment(),
-                # Control-C is for the study; it ends, and this process with it.
-                start_new_session=True,
-            )
+            self._process = start(_WORKER)
         except OSError as error:
             raise _Dead(f"it cannot be started: {error}") from error
         self.is_ready = False
@@ -220,14 +204,6 @@ class _Client:
 
 
 _client = _Client()
-
-
-def _environment() -> dict[str, str]:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
-    # It finds what this process finds, and nothing else from the current folder.
-    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    environment["PYTHONSAFEPATH"] = "1"
-    return environment | dict.fromkeys(_THREAD_VARIABLES, "1")
 
 
 def _forget_in_child() -> None:

@@ -31,7 +31,14 @@ def test_plots_come_with_a_note(study: optuna.Study) -> None:
     note = note_of(study)
     assert note.startswith(_BEGIN)
     assert note.endswith(_END)
-    for name in ("spectra", "Latent space", "Predicted against actual", "Compute saved"):
+    for name in (
+        "Spectra",
+        "Latent space",
+        "Forecasts against ends",
+        "Compute",
+        "Went on",
+        "lambda_1",
+    ):
         assert name in note
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle.visualization import DashboardCallback
+from optuna_aelle.visualization import _child
 from optuna_aelle.visualization import _umap
 from optuna_aelle.visualization import plot_latent_map
 from optuna_aelle.visualization._frames import Frame
@@ -192,7 +193,7 @@ def test_the_worker_has_one_thread_and_no_warnings_as_errors(
 ) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    environment = _umap._environment()
+    environment = _child._environment()
     assert environment["OMP_NUM_THREADS"] == environment["NUMBA_NUM_THREADS"] == "1"
     assert "PYTHONWARNINGS" not in environment
     assert os.environ["OMP_NUM_THREADS"] == "8"
