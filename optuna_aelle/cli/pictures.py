@@ -68,14 +68,15 @@ def draw_png(figure: go.Figure, path: Path) -> None:
         _dress(panels[name], layout.get(f"xaxis{name}", {}), layout.get(f"yaxis{name}", {}))
     # A name or a label may hold dollars, which would be read as mathematics.
     with mpl.rc_context({"text.parse_math": False, "font.family": "sans-serif"}):
-        scale = _Scale(layout.get("coloraxis"))
+        scale, before = _Scale(layout.get("coloraxis")), None
         for trace in drawn["data"]:
             if trace.get("type") not in ("scatter", "scattergl"):
                 raise ValueError(
                     f"Expected a figure of points and lines, but it has a {trace.get('type')!r}, "
                     "which can be drawn as .html only."
                 )
-            _draw(panels[trace.get("xaxis", "x").removeprefix("x")], trace, scale)
+            _draw(panels[trace.get("xaxis", "x").removeprefix("x")], trace, before, scale)
+            before = trace
         for note in layout.get("annotations", ()):
             _annotate(panels, note)
         for name, panel in panels.items():
@@ -110,16 +111,28 @@ class _Scale:
         bar.ax.tick_params(labelsize=8)
 
 
-def _draw(panel: Axes, trace: dict[str, Any], scale: _Scale) -> None:
-    x, y = _numbers(trace.get("x")), _numbers(trace.get("y"))
+def _draw(
+    panel: Axes, trace: dict[str, Any], before: dict[str, Any] | None, scale: _Scale
+) -> None:
+    x, y = _points_of(trace)
     mode = trace.get("mode") or "lines"
     line, marker = trace.get("line") or {}, trace.get("marker") or {}
     label = _words(trace.get("name")) if trace.get("showlegend") is not False else "_"
-    if not x or all(value != value for value in y):
+    if not x or trace.get("visible", True) is not True or np.isnan(y).all():
         return
     opacity = trace.get("opacity", 1.0)
-    if trace.get("fill") not in (None, "none"):
-        panel.fill(x, y, color=_rgba(trace.get("fillcolor", "#ccc")), linewidth=0, label=label)
+    fill = trace.get("fill")
+    if fill not in (None, "none"):
+        # Up to the trace before it, or within itself.
+        back = _points_of(before) if fill == "tonexty" and before is not None else ([], [])
+        panel.fill(
+            x + back[0][::-1],
+            y + back[1][::-1],
+            color=_rgba(trace.get("fillcolor", "#ccc")),
+            alpha=None if opacity == 1.0 else opacity,
+            linewidth=0,
+            label=label,
+        )
         label = "_"
     if "lines" in mode and line.get("width", 2) > 0:
         panel.plot(
@@ -231,6 +244,8 @@ def _annotate(panels: dict[str, Axes], note: dict[str, Any]) -> None:
         ha=str(note.get("xanchor", "center")).replace("auto", "center"),
         va=_ANCHORS[note.get("yanchor", "middle")],
         fontsize=(note.get("font") or {}).get("size", 12) * _PIXEL,
+        # Long words must not squeeze the axes.
+        in_layout=False,
         color=_rgba((note.get("font") or {}).get("color", "#333")),
         zorder=4,
     )
@@ -284,6 +299,14 @@ def _legend(picture: Figure, panels: list[Axes], layout: dict[str, Any]) -> None
             frameon=False,
             fontsize=8,
         )
+
+
+def _points_of(trace: dict[str, Any]) -> tuple[list[float], list[float]]:
+    y = _numbers(trace.get("y"))
+    if trace.get("x") is None:
+        first, apart = trace.get("x0", 0.0), trace.get("dx", 1.0)
+        return [first + apart * i for i in range(len(y))], y
+    return _numbers(trace["x"]), y
 
 
 def _numbers(values: Any) -> list[float]:
