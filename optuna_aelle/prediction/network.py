@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import NamedTuple
@@ -107,17 +108,10 @@ class StandingNetwork:
 
     def outlook(self, columns: FloatArray) -> Outlook:
         """The same, and what networks of a study have in common."""
-        w = self.weights
         spectra, plain = self.inputs(columns)
-        before, after = (self._encode(x) for x in spectra)
-        latents = np.concatenate([before, after, after - before], axis=2)
-        # The rows that all members share, against all of their weights at once.
-        n_plain = plain.shape[1]
-        x = _silu(
-            plain @ w["first"][:, :n_plain] + latents @ w["first"][:, n_plain:] + w["first_bias"]
-        )
-        x = _silu(x @ w["second"] + w["second_bias"])
-        out = (x @ w["last"] + w["last_bias"]).astype(np.float64)
+        # One member after the other: what is in between stays in the processor's cache.
+        members = [self._member(m, spectra, plain) for m in range(len(self.weights["last"]))]
+        out = np.stack([standing for standing, _ in members]).astype(np.float64)
         means = out[..., 0]
         spreads = np.exp(np.clip(out[..., 1:], LEAST_LOG_SPREAD, LARGEST_LOG_SPREAD))
         disagreement = means.var(axis=0)
@@ -127,7 +121,7 @@ class StandingNetwork:
             stretch * np.sqrt((spreads[..., i] ** 2).mean(axis=0) + disagreement) for i in (0, 1)
         )
         own = np.minimum(own, std)
-        ways = np.concatenate(list((x @ w["ways"] + w["ways_bias"]).astype(np.float64)), axis=1)
+        ways = np.concatenate([ways for _, ways in members], axis=1).astype(np.float64)
         # What the places of studies explain is known from both spreads, better than from places
         # that were held near the middle.
         explained, told = (std**2 - own**2).mean(), (ways**2).sum(axis=1).mean()
@@ -136,7 +130,9 @@ class StandingNetwork:
 
     def latents(self, columns: FloatArray) -> SingleArray:
         """Latents of the untrained and the latest fingerprints, ``(2, M, n, d)``."""
-        return np.stack([self._encode(x) for x in self.inputs(columns)[0]])
+        members = range(len(self.weights["last"]))
+        spectra, _ = self.inputs(columns)
+        return np.stack([np.stack([self._encode(m, x) for m in members]) for x in spectra])
 
     def inputs(self, columns: FloatArray) -> tuple[list[SingleArray], SingleArray]:
         """Both fingerprints ``(n, k)``, and all other columns with what is missing ``(n, _)``."""
@@ -155,11 +151,27 @@ class StandingNetwork:
         distances = np.maximum(self.reach[0] - scaled, scaled - self.reach[1])
         return np.asarray(np.maximum(np.nan_to_num(distances), 0.0).sum(axis=1))
 
-    def _encode(self, x: SingleArray) -> SingleArray:
+    def _member(
+        self, m: int, spectra: Sequence[SingleArray], plain: SingleArray
+    ) -> tuple[SingleArray, SingleArray]:
+        """Standings with their spreads ``(n, 3)``, and ways ``(n, d)``, by one member."""
+        w = {name: array[m] for name, array in self.weights.items()}
+        before, after = (self._encode(m, x) for x in spectra)
+        latents = np.concatenate([before, after, after - before], axis=1)
+        n_plain = plain.shape[1]
+        x = plain @ w["first"][:n_plain] + latents @ w["first"][n_plain:] + w["first_bias"]
+        x = _silu(_silu(x) @ w["second"] + w["second_bias"])
+        return x @ w["last"] + w["last_bias"], x @ w["ways"] + w["ways_bias"]
+
+    def _encode(self, m: int, x: SingleArray) -> SingleArray:
         w = self.weights
-        hidden = _silu(x @ w["encode_in"] + w["encode_in_bias"])
-        return np.asarray(np.tanh(hidden @ w["encode_out"] + w["encode_out_bias"]))
+        hidden = _silu(x @ w["encode_in"][m] + w["encode_in_bias"][m])
+        return np.asarray(np.tanh(hidden @ w["encode_out"][m] + w["encode_out_bias"][m]))
 
 
 def _silu(x: Any) -> SingleArray:
-    return np.asarray(x / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))))
+    # In place: fresh arrays for each operation would cost more than the operations.
+    rest = np.clip(x, -60.0, 60.0)
+    np.exp(np.negative(rest, out=rest), out=rest)
+    rest += 1.0
+    return np.asarray(np.divide(x, rest, out=rest))

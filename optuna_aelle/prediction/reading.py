@@ -23,6 +23,8 @@ from optuna_aelle.trials.attributes import UNTRAINED_STEP
 FloatArray = npt.NDArray[np.float64]
 T = TypeVar("T")
 
+# Rows that are kept, generously.
+_MOST_ROWS = 2000
 _UNTRAINED_KEY = f"{SPECTRUM_PREFIX}{UNTRAINED_STEP}"
 
 
@@ -45,6 +47,7 @@ class Reader:
     def read(self, trials: Sequence[FrozenTrial], step: float) -> Traits:
         """As `Traits.read`; the very same object where nothing has changed since."""
         rows, columns = [], []
+        asked: set[tuple[Any, ...]] = set()
         for trial in trials:
             # Candidates have no number of their own.
             key = (trial.number if trial.number >= 0 else id(trial), trial.number < 0, step)
@@ -56,6 +59,10 @@ class Reader:
                 self._rows[key] = known
             rows.append(known[2])
             columns.append(known[3])
+            asked.add(key)
+        if len(self._rows) > _MOST_ROWS:
+            # Of long studies other trials are asked about from time to time.
+            self._rows = {k: x for k, x in self._rows.items() if k in asked or k[2] != step}
         before, traits = self._latest.get(step, ([], None))
         if traits is None or len(before) != len(rows) or any(map(is_not, before, rows)):
             traits = Traits.of_rows(np.stack(columns), rows)

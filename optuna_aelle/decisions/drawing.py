@@ -1,0 +1,101 @@
+"""Configurations that a base sampler draws, as if nobody had asked it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.samplers import TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from optuna_aelle.decisions.excerpts import LONG
+from optuna_aelle.decisions.excerpts import lessons
+from optuna_aelle.trials.objectives import signs_of
+from optuna_aelle.trials.storage import DeferredWrites
+from optuna_aelle.trials.storage import ended_trials
+from optuna_aelle.trials.storage import with_trials
+
+
+class ExcerptTPESampler(TPESampler):
+    """TPE whose draws take no longer in a long study; in others it draws as TPE does.
+
+    Of more than `LONG` ended trials it learns from some (`excerpts.lessons`), and the search space
+    from those that are new.
+    """
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        # What it has read of a space it keeps.
+        read: set[int] = vars(self).setdefault("_read", set())
+        new = [t for t in ended_trials(study) if t.number not in read]
+        read.update(t.number for t in new)
+        return super().infer_relative_search_space(with_trials(study, new), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(_taught(study), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return super().sample_independent(_taught(study), trial, param_name, param_distribution)
+
+
+def _taught(study: Study) -> Study:
+    ended = ended_trials(study)
+    if len(study.directions) > 1 or len(ended) <= LONG:
+        return study
+    return with_trials(study, lessons(ended, *signs_of(study)))
+
+
+def default_sampler(seed: int | None) -> BaseSampler:
+    """TPE that draws the parameters of each branch together."""
+    # Nobody is to be warned of experimental arguments that they have not given.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Without constant_liar, drawing leaves nothing in the storage.
+        return ExcerptTPESampler(multivariate=True, group=True, constant_liar=False, seed=seed)
+
+
+class Draw:
+    """One candidate, and what drawing it would have written on the trial.
+
+    Args:
+        base: The sampler.
+        study: Of the trial.
+        trial: That is to begin.
+        space: To draw from.
+        seen: What the base sampler has seen of it; that it draws together.
+
+    Attributes:
+        params: By name.
+        written: System attributes by key.
+    """
+
+    def __init__(
+        self,
+        base: BaseSampler,
+        study: Study,
+        trial: FrozenTrial,
+        space: dict[str, BaseDistribution],
+        seen: dict[str, BaseDistribution],
+    ) -> None:
+        watched = DeferredWrites(study)
+        self.params = base.sample_relative(watched.study, trial, seen)
+        # A sampler without relative sampling draws nothing.
+        unlike = {name for name in space if seen.get(name) != space[name]}
+        unlike -= seen.keys() - self.params.keys()
+        for name in sorted(unlike if self.params else space):
+            value = base.sample_independent(watched.study, trial, name, space[name])
+            self.params[name] = value
+        self.written = watched.written
