@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
+import tokenize
 import uuid
 import zipfile
 import zlib
@@ -40,8 +42,11 @@ _DAMAGE = (
     NotImplementedError,
     RecursionError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
+    struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -142,24 +147,31 @@ def read_arrays(path: Any) -> tuple[Arrays, dict[str, Any]]:
     if isinstance(path, str | os.PathLike) and not stat.S_ISREG(os.stat(path).st_mode):
         # Opening a pipe would wait for somebody to write.
         raise ValueError("it is no regular file")
-    with (
-        path.open("rb") if hasattr(path, "open") else open(path, "rb") as file,
-        zipfile.ZipFile(file) as archive,
-    ):
-        members = {m.filename: m for m in archive.infolist()}
-        if sum(member.file_size for member in members.values()) > _MOST_BYTES:
-            raise ValueError(f"it would hold more than {_MOST_BYTES >> 30} GiB")
-        arrays = {
-            name.removesuffix(".npy"): _read_array(archive, member)
-            for name, member in members.items()
-        }
+    with path.open("rb") if hasattr(path, "open") else open(path, "rb") as file:
+        try:
+            arrays = _unpack(file)
+        except OSError as error:  # from places in the file where nothing is
+            raise ValueError(str(error)) from error
     text = arrays.pop("metadata")
     if text.dtype.kind != "U" or text.shape != ():
         raise ValueError("its metadata is no text")
-    metadata = json.loads(str(text))
+    # Not by `str`, which takes whatever bytes numpy was given for characters.
+    codec = "utf-32-be" if text.dtype.byteorder == ">" else "utf-32-le"
+    metadata = json.loads(text.tobytes().decode(codec).rstrip("\0"))
     if not isinstance(metadata, dict):
         raise ValueError("its metadata is no object")
     return arrays, metadata
+
+
+def _unpack(file: IO[bytes]) -> Arrays:
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        if sum(member.file_size for member in members.values()) > _MOST_BYTES:
+            raise ValueError(f"it would hold more than {_MOST_BYTES >> 30} GiB")
+        return {
+            name.removesuffix(".npy"): _read_array(archive, member)
+            for name, member in members.items()
+        }
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
