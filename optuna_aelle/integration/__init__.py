@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optuna_aelle.integration.attach import attach as attach
     from optuna_aelle.integration.keras import KerasCallback as KerasCallback
+    from optuna_aelle.integration.keras import keras_network as keras_network
     from optuna_aelle.integration.lightning import LightningCallback as LightningCallback
     from optuna_aelle.integration.skorch import SkorchCallback as SkorchCallback
     from optuna_aelle.integration.transformers import TransformersCallback as TransformersCallback
@@ -22,6 +23,7 @@ _HOME: dict[str, tuple[str, str | None]] = {
     "SkorchCallback": ("skorch", "skorch"),
     "TransformersCallback": ("transformers", "transformers"),
     "attach": ("attach", None),
+    "keras_network": ("keras", "keras"),
 }
 
 __all__ = [*_HOME]

@@ -6,29 +6,25 @@ not as Lightning does where a checkpoint was made somewhere within.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
 
-def fit_states(
-    trainer: Any, module: Any, callback: object, n_done: Callable[[], int]
-) -> dict[str, Any]:
+def fit_states(trainer: Any, module: Any, callback: object) -> dict[str, Any]:
     """Everything with a state of its own that a training changes, by name.
 
     Args:
         trainer: The running trainer, its optimizers made.
         module: The trained module.
         callback: The one that is asking, which is left out.
-        n_done: How many epochs are over.
 
     Example:
-        >>> states = fit_states(trainer, module, callback, lambda: 3)  # doctest: +SKIP
+        >>> states = fit_states(trainer, module, callback)  # doctest: +SKIP
         >>> checkpoints.begin(trial, 20, **states)  # doctest: +SKIP
     """
     states: dict[str, Any] = {
         "module": _Module(module),
-        "progress": _Progress(trainer.fit_loop, n_done),
+        "progress": _Progress(trainer),
         "precision": trainer.precision_plugin,
     }
     states |= {f"optimizer {i}": x for i, x in enumerate(trainer.optimizers)}
@@ -60,12 +56,12 @@ class _Module:
 class _Progress:
     """How far the loops are: epochs, batches, steps of optimizers."""
 
-    def __init__(self, fit_loop: Any, n_done: Callable[[], int]) -> None:
-        self._loop = fit_loop
-        self._n_done = n_done
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._loop = trainer.fit_loop
 
     def state_dict(self) -> dict[str, Any]:
-        return {"n_done": self._n_done(), "loops": self._loop.state_dict()}
+        return {"n_done": self._trainer.current_epoch, "loops": self._loop.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         loops = dict(state["loops"])

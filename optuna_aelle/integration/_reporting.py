@@ -1,20 +1,17 @@
 """What all callbacks do, whatever framework they are for: report, ask, and say what comes of it.
 
 A callback tells a `TrialReporter` of the untrained network and of each epoch; that raises
-`optuna.TrialPruned` where the trial is to stop. Where several processes train one network, the
-first of them does all of this and the others are told what came of it (`together`).
+`optuna.TrialPruned` where the trial is to stop. Of several processes the first one does all of
+this (`optuna_aelle.integration._processes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Literal
-from typing import TypeVar
-from typing import cast
 
 import optuna
 
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
 
     from optuna_aelle.lyapunov import StepModel
     from optuna_aelle.lyapunov.inputs import Inputs
-
-_T = TypeVar("_T")
 
 
 class TrialReporter:
@@ -213,39 +208,3 @@ def warn_without_probe(callback: str) -> None:
         f"{callback} goes without spectra: it has no probe inputs. Pass probe=, a few sequences "
         "as the model takes them, the same for all trials of a study.",
     )
-
-
-def together(is_first: bool, broadcast: Callable[[Any], Any], decide: Callable[[], _T]) -> _T:
-    """What the first of several processes has decided, or raised, in all of them.
-
-    Args:
-        is_first: Whether this is the first process.
-        broadcast: Returns, in all processes, what the first one gives it.
-        decide: Runs in the first process alone; its result travels.
-
-    Raises:
-        optuna.TrialPruned: In all processes, if ``decide`` has raised it.
-        RuntimeError: In the others, if ``decide`` has raised something else.
-
-    Example:
-        >>> together(True, lambda decided: decided, lambda: 3)
-        3
-    """
-    raised: BaseException | None = None
-    outcome: tuple[str, Any] = ("", None)
-    if is_first:
-        try:
-            outcome = ("done", decide())
-        except optuna.TrialPruned as pruned:
-            raised, outcome = pruned, ("pruned", str(pruned))
-        # The others would wait for this process for ever, whatever it is.
-        except BaseException as error:
-            raised, outcome = error, ("failed", f"{type(error).__name__}: {error}")
-    how, what = broadcast(outcome)
-    if raised is not None:
-        raise raised
-    if how == "pruned":
-        raise optuna.TrialPruned(what)
-    if how == "failed":
-        raise RuntimeError(f"The first process has failed: {what}")
-    return cast(_T, what)

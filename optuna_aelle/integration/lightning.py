@@ -13,16 +13,17 @@ from typing import Any
 from typing import Literal
 
 import optuna
-import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.checkpoints import Checkpoints
 from optuna_aelle.integration._batches import inputs_of
 from optuna_aelle.integration._lightning_states import fit_states
+from optuna_aelle.integration._processes import check_trials
+from optuna_aelle.integration._processes import name_of
+from optuna_aelle.integration._processes import together
 from optuna_aelle.integration._reporting import TrialReporter
 from optuna_aelle.integration._reporting import metric
-from optuna_aelle.integration._reporting import together
 from optuna_aelle.integration._reporting import warn_without_probe
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class LightningCallback(Callback):
         )
         self._monitor = monitor
         self._module = module
-        self._name = None if trial is None else _name_of(trial)
+        self._name = name_of(trial)
         self._is_told = False  # of the untrained network
         self._is_spread = False
         self._ended: int | None = None
@@ -104,7 +105,7 @@ class LightningCallback(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        self._check_processes(trainer)
+        check_trials(self._name)
         if self._module is not None:
             pl_module.get_submodule(self._module)
         name = type(trainer.strategy).__name__
@@ -168,20 +169,6 @@ class LightningCallback(Callback):
             if kind.rpartition(".")[2] == optuna.TrialPruned.__name__:
                 raise optuna.TrialPruned(why) from None
 
-    def _check_processes(self, trainer: Any) -> None:
-        """Several processes must not search for themselves: their networks would differ."""
-        names = [self._name]
-        if trainer.world_size > 1 and torch.distributed.is_initialized():
-            names = [None] * trainer.world_size
-            torch.distributed.all_gather_object(names, self._name)
-        if names[0] is None or any(name not in (None, names[0]) for name in names):
-            raise ValueError(
-                "Expected the trial of the first process, and the same one or None in the others, "
-                f"but got {names}. Trainer(strategy='ddp') runs the whole script once for each "
-                "device, each with a search of its own: use strategy='ddp_spawn', or start the "
-                "script with torchrun and search in the first process alone."
-            )
-
     def _begin(self, trainer: Any, pl_module: Any) -> int:
         """Bring the training of all processes to where the trial was saved."""
         if self._reporter.checkpoints is None:
@@ -192,7 +179,7 @@ class LightningCallback(Callback):
                 f"Checkpoints need to know when the training ends, but got max_epochs={n_epochs}. "
                 "Pass Trainer(max_epochs=...)."
             )
-        states = fit_states(trainer, pl_module, self, lambda: (self._ended or 0) + 1)
+        states = fit_states(trainer, pl_module, self)
 
         def begin() -> tuple[int, dict[str, Any] | None]:
             first = self._reporter.begin(n_epochs, **states)
@@ -254,9 +241,3 @@ class LightningCallback(Callback):
 
 # Strategies that keep the whole network in each process.
 _WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
-
-
-def _name_of(trial: optuna.trial.BaseTrial) -> str | None:
-    if not isinstance(trial, optuna.Trial):
-        return f"{type(trial).__name__} {trial.number}"
-    return f"'{trial.study.study_name}' {trial.number}"
