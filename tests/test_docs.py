@@ -31,6 +31,8 @@ import optuna
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.data import TensorDataset
 
 import optuna_aelle
 import studies.arguments
@@ -163,11 +165,42 @@ def finished() -> optuna.Study:
     return finished_study("finished")
 
 
+def lightning_names() -> dict[str, Any]:
+    """A module of a user's own, and its batches."""
+    try:
+        from lightning import LightningModule
+    except ImportError:
+        skip_unless_required("lightning is not installed")
+
+    class MyModule(LightningModule):
+        def __init__(self, size: int, lr: float) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(1, size, batch_first=True), nn.Linear(size, 1)
+            self.lr = lr
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.rnn(x)[0][:, -1])
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return nn.functional.mse_loss(self(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, index: int) -> None:
+            self.log("val_loss", nn.functional.mse_loss(self(batch[0]), batch[1]))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), self.lr)
+
+    x = torch.randn(16, 6, 1)
+    batches = DataLoader(TensorDataset(x, x[:, 0]), batch_size=8)
+    return {"MyModule": MyModule, "train_batches": batches, "val_batches": batches}
+
+
 def given(page: str, study: optuna.Study) -> dict[str, Any]:
     """The names that a page takes for granted; the files lie in the working directory."""
     names: dict[str, Any] = {"__name__": page}
     if page == "README.md":
         names |= {"probe_inputs": torch.randn(2, 12, 1), "train_epoch": train_epoch}
+        names |= lightning_names()
     if page == "docs/benchmarks/replay.md":
         names |= {"aelle": optuna_aelle, "optuna": optuna, "study": study, "MyPruner": MyPruner}
     if page == "docs/benchmarks/tables.md":
