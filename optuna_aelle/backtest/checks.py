@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
@@ -40,10 +41,23 @@ def _wrong_with(trial: FrozenTrial) -> str | None:
         values = trial.values or []
         if len(values) != 1 or not math.isfinite(values[0]):
             return f"Expected one finite value of each trial that ran to its end, got {values}"
+    if {*trial.params} != {*trial.distributions}:
+        return f"Expected a value of each of {sorted(trial.distributions)}, got {trial.params}"
+    for name, value in trial.params.items():
+        if not _is_value(trial.distributions[name], value):
+            return f"Expected a value of {name!r} that its distribution can have, got {value!r}"
     for step in trial.intermediate_values:
         if not 0 <= step <= MOST:
             return f"Expected steps from 0 to 2**53, got {step}"
     return None
+
+
+def _is_value(distribution: BaseDistribution, value: object) -> bool:
+    """Whether it is of the right kind; Optuna lets pass what lies out of range."""
+    try:
+        return math.isfinite(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def check_whole(name: str, value: object, least: int) -> int:

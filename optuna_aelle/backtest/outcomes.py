@@ -114,7 +114,7 @@ def measure_outcome(
         if n_finished == 0:
             return 1.0
         behind = reference - float(ends[:n_finished].max())
-        return min(behind / spread, 1.0)
+        return min(behind, spread) / spread if behind > 0.0 else 0.0
 
     chosen = None if not finished else finished[int(np.argmax(ends))][1]
     row: dict[str, Any] = {

@@ -238,8 +238,9 @@ def measure_course(recorded: RecordedTrials, order: list[int], pool: Pool) -> pd
         for kind, curve, reference in (("final", ended, best), ("seen", seen, best_seen)):
             have = np.concatenate([[-np.inf], curve])[rows]
             found = np.isfinite(have)
-            behind = np.where(found, reference - np.where(found, have, reference), 0.0) / spread
-            columns[f"regret_{kind}{suffix}"] = np.where(found, np.clip(behind, 0.0, 1.0), 1.0)
+            behind = np.where(found, reference - np.where(found, have, reference), 0.0)
+            share = np.clip(behind, 0.0, spread) / spread
+            columns[f"regret_{kind}{suffix}"] = np.where(found, share, 1.0)
         if not suffix:
             columns |= _counts(course, rows, step_seconds)
     return pd.DataFrame(columns)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PICTURES = (".html", ".png")
-# What stands between :// and the host of a URL.
-_SECRET = re.compile(r"://\S*@")
+# What stands between :// and the host of a URL; of a path that looks like one a slash is lost.
+_SECRET = re.compile(r":(/+)\S*@")
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -41,7 +41,7 @@ _PAGE = """\
 def one_line(error: BaseException | str) -> str:
     """What an error says first, without a password: databases go on with queries and links."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(_SECRET.sub("://***@", " ".join(lines[0].split())))
+    return printable(_SECRET.sub(r":\1***@", " ".join(lines[0].split())))
 
 
 def printable(text: str) -> str:

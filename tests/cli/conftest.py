@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import optuna
@@ -11,15 +12,23 @@ from optuna_aelle.cli import main
 from tests.conftest import run_synthetic
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: each of its several hundred commits waits for the disk."""
+    path = tmp_path_factory.mktemp("database") / "my.db"
+    storage, pruner = f"sqlite:///{path}", optuna.pruners.NopPruner()
+    study = optuna.create_study(study_name="mine", storage=storage, pruner=pruner)
+    in_memory = optuna.create_study(pruner=pruner)
+    run_synthetic(in_memory, 25, n_steps=8)
+    study.add_trials(in_memory.trials)
+    return path
+
+
 @pytest.fixture
-def source(tmp_path: Path) -> str:
+def source(database: Path, tmp_path: Path) -> str:
     """The URL of a database with one study, "mine"."""
-    storage = f"sqlite:///{tmp_path / 'my.db'}"
-    study = optuna.create_study(
-        study_name="mine", storage=storage, pruner=optuna.pruners.NopPruner()
-    )
-    run_synthetic(study, 25, n_steps=8)
-    return storage
+    shutil.copy(database, tmp_path / "my.db")
+    return f"sqlite:///{tmp_path / 'my.db'}"
 
 
 def run(arguments: list[str]) -> int:

@@ -177,6 +177,11 @@ def test_whatever_is_replayed_is_measured_or_refused(data: st.DataObject) -> Non
         assert frame["regret"].between(0.0, 1.0).all()
 
 
+def _longest(recorded: RecordedTrials) -> float:
+    reached = max(max(trial.intermediate_values) for trial in recorded.trials)
+    return float(reached + any(0 in trial.intermediate_values for trial in recorded.trials))
+
+
 def coin(pool: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for position in range(len(pool)):
@@ -200,7 +205,7 @@ def test_whatever_is_raced_is_measured_or_refused(data: st.DataObject) -> None:
         frame = race(
             recorded,
             {name: chosen[name] for name in names},
-            budget=data.draw(some(int(recorded.trained_steps.max()), 0, 3, 1e9, -1.0, math.nan)),
+            budget=data.draw(some(_longest(recorded), 0, 3, 1e9, -1.0, math.nan)),
             n_repeats=data.draw(some(1, 0, 2, -3)),
             n_configs=data.draw(some(None, 2, 0, 1, 10**9)),
             seed=data.draw(some(0, 7, -1, 2**70)),

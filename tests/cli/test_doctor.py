@@ -1,0 +1,155 @@
+"""What the doctor says of a machine, a storage and a study; and within what time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+import optuna_aelle
+from optuna_aelle import Checkpoints
+from optuna_aelle.cli import machine
+from optuna_aelle.cli import main
+from optuna_aelle.prediction import prior
+from tests.conftest import run_synthetic
+
+PROGRAM = [sys.executable, "-m", "optuna_aelle.cli", "doctor"]
+
+
+def test_all_is_well(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["doctor", source, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert status == 0
+    assert found["problems"] == 0
+    said = {(x["about"], x["subject"]): x for x in found["findings"]}
+    assert optuna_aelle.__version__ in said["machine", "versions"]["message"]
+    assert f"PyTorch {torch.get_num_threads()}" in said["machine", "threads"]["message"]
+    for subject in ("devices", "prior", "engine, PyTorch"):
+        assert said["machine", subject]["level"] in ("ok", "note")
+    assert "within" in said["machine", "engine, PyTorch"]["message"]
+    assert said["storage", "reachable"]["level"] == "ok"
+    assert optuna.__version__ in said["storage", "schema"]["message"]
+    assert "25 in all" in said["study mine", "trials"]["message"]
+
+
+def test_of_several_studies_one_is_named(
+    source: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
+    run_synthetic(optuna.create_study(study_name="other", storage=source), 2, n_steps=2)
+    assert main(["doctor", source]) == 0
+    assert "note    studies: 2 studies: mine, other\n" in capsys.readouterr().out
+    assert main(["doctor", source, "--study-name", "nope"]) == 2
+
+
+def test_missing_checkpoints_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
+    storage, folder = f"sqlite:///{tmp_path / 'my.db'}", tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+
+    def objective(trial: optuna.Trial) -> float:
+        model = torch.nn.Linear(1, 1)
+        for epoch in checkpoints.epochs(trial, 2, model=model):
+            trial.report(trial.number, epoch)
+        return trial.number
+
+    study = optuna.create_study(study_name="mine", storage=storage)
+    study.optimize(objective, n_trials=2)
+    arguments = ["doctor", storage, "--checkpoints", str(folder)]
+    assert main(arguments) == 0
+    assert "ok      checkpoints: all 4 that are listed are there" in capsys.readouterr().out
+    next(folder.glob("*trial-1-epoch-0*")).unlink()
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "problem checkpoints: files of 1 trials that list them are missing: 1\n" in out
+    assert "1 problem, " in out
+
+
+def test_a_server_that_does_not_answer_is_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
+    assert main(["doctor", "postgresql+psycopg://me:secret@127.0.0.1:1/db"]) == 1
+    out = capsys.readouterr().out
+    assert "problem reachable: nothing answers at 127.0.0.1:1" in out
+    assert "secret" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--study-name", "x"], "expect a storage beside them"),
+        (["--checkpoints", "x"], "expect a storage beside them"),
+        (["{source}", "--checkpoints", "nowhere"], "--checkpoints expects a folder"),
+        (["sqlite:///nowhere.db"], "there is no such file"),
+    ],
+)
+def test_mistakes_are_one_line(
+    source: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", *(argument.format(source=source) for argument in arguments)]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not printed.out
+
+
+def test_a_damaged_prior_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (Path(prior.__file__).parent / "pretrained.npz").read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 255
+    path = tmp_path / "pretrained.npz"
+    for content in (whole[: len(whole) // 2], bytes(damaged)):
+        path.write_bytes(content)
+        monkeypatch.setattr(prior, "_pretrained", lambda: optuna_aelle.Prior.load(path))
+        finding = machine._prior()
+        assert finding.level == "problem"
+        assert "force-reinstall" in finding.advice
+
+
+def test_an_engine_that_is_wrong_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "error_of_known_spectrum", lambda: (1e-3, False))
+    assert machine._engine().level == "problem"
+    monkeypatch.setattr(machine, "error_of_known_spectrum", lambda: (np.nan, False))
+    assert machine._engine().level == "problem"
+
+
+@pytest.mark.parametrize(
+    ("prints", "level", "message"),
+    [
+        ("print('[1e-15, true]')", "ok", "within 1e-15"),
+        ("print('[0.2, true]')", "problem", "2.0e-01 off"),
+        ("print('[1e-15, false]')", "note", "Numba cannot be loaded"),
+        ("raise SystemExit(3)", "problem", "status 3"),
+        ("import time; time.sleep(60)", "note", "not compiled yet"),
+    ],
+)
+def test_what_the_process_of_compiled_code_says(prints: str, level: str, message: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", prints], stdout=subprocess.PIPE) as process:
+        finding = machine._compiled(process, 2.0)
+        process.kill()
+    assert finding.level == level
+    assert message in finding.message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cold", [False, True])
+def test_it_takes_no_longer_than_ten_seconds(tmp_path: Path, cold: bool) -> None:
+    """Twice that on a machine that is busy with other tests; compiling alone takes longer."""
+    import os
+
+    there = {"NUMBA_CACHE_DIR": str(tmp_path)} if cold else {}
+    started = time.monotonic()
+    done = subprocess.run(PROGRAM, capture_output=True, text=True, env={**os.environ, **there})
+    assert time.monotonic() - started < 20.0
+    assert done.returncode == 0, done.stdout
+    assert ("not compiled yet" in done.stdout) or not cold
