@@ -1,0 +1,4 @@
+from optuna_aelle import AeLLESampler
+
+
+__all__ = ["AeLLESampler"]
