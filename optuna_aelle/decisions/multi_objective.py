@@ -126,7 +126,7 @@ def should_prune(
         )
     if n_warmup_steps < 0:
         raise ValueError(f"n_warmup_steps must be nonnegative, but got {n_warmup_steps}.")
-    if isinstance(step, bool) or int(step) != step or step < 0:
+    if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
         raise ValueError(f"step must be a whole number from 0 on, but got {step!r}.")
     step = int(step)
     if not isinstance(trial, optuna.Trial):

@@ -44,9 +44,15 @@ def resume_promising(study: Study, trial: FrozenTrial) -> None:
     A callback for ``study.optimize``; `Checkpoints.resume_promising` is this one. The trials must
     be checkpointed (`Checkpoints.epochs`). Beside an `AeLLESampler` a stopped trial is compared
     with what the sampler would start next, else with those that have not been stopped. Each is
-    continued once at a time, whoever asks.
+    continued once at a time, whoever asks. With several objectives nothing is resumed.
     """
     if len(study.directions) > 1:
+        warn_once(
+            "multi-objective resumption",
+            "Nothing is resumed in a study with several objectives: what optuna_aelle.should_prune "
+            "stops there stays stopped. Leave the callback out; Checkpoints.epochs alone lets "
+            "trials that were killed go on.",
+        )
         return
     try:
         if not study_system_attributes(study).get(_RESUMES_KEY):
