@@ -15,6 +15,7 @@ from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from optuna_aelle.decisions.excerpts import LONG
 from optuna_aelle.prediction.curves import reports
 from optuna_aelle.prediction.curves import values_of_peers
 from optuna_aelle.trials.storage import every_trial
@@ -51,7 +52,8 @@ def is_a_tie(study: Study, trial: FrozenTrial) -> bool:
     own = reports(trial)[-1] if trial.intermediate_values else math.nan
     if not math.isfinite(own):
         return False
-    trials = every_trial(study)
+    # The latest of a long study tell as much as all.
+    trials = every_trial(study)[-LONG:]
     peers = [value for value in values_of_peers(trials, trial) if math.isfinite(value)]
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     best_first = sorted([*peers, own], key=lambda value: -sign * value)

@@ -47,6 +47,7 @@ from optuna_aelle.trials.attributes import spectrum_seconds
 from optuna_aelle.trials.storage import at_one_moment
 from optuna_aelle.trials.storage import ended_trials
 from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import numbered
 from optuna_aelle.trials.storage import stored_trial
 from optuna_aelle.trials.storage import write_system_attributes
 
@@ -185,10 +186,10 @@ class AeLLESampler(SteadySampler):
     def _begin(self) -> None:
         self.overhead_seconds = 0.0
         self._n_spectra, self._spectrum_seconds = 0, 0.0
-        # Trials that were asked for here, and for how long those that have ended were trained:
-        # workers together may not spend more than each of them may.
+        # Trials that were asked for here and have not ended, and for how long all others were
+        # trained: workers together may not spend more than each of them may.
         self._own: set[int] = set()
-        self._trained: dict[int, float] = {}
+        self._trained = 0.0
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -363,13 +364,15 @@ class AeLLESampler(SteadySampler):
         """What trainings, and what spectra of candidates have taken in this process."""
         if self._clock is not None:
             return self._clock()
-        ended = (TrialState.COMPLETE, TrialState.PRUNED)
-        for trial in () if study is None else every_trial(study, ended):
-            new = trial.number in self._own and trial.number not in self._trained
-            if new and trial.duration is not None:
-                seconds = trial.duration.total_seconds() - spectrum_seconds(trial)
-                self._trained[trial.number] = seconds
-        return sum(self._trained.values()), self._spectrum_seconds
+        trials = [] if study is None else every_trial(study)
+        for number in [*self._own] if trials else ():
+            trial = numbered(trials, number)
+            if trial is None or not trial.state.is_finished():
+                continue
+            self._own.discard(number)
+            if trial.state != TrialState.FAIL and trial.duration is not None:
+                self._trained += trial.duration.total_seconds() - spectrum_seconds(trial)
+        return self._trained, self._spectrum_seconds
 
     def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:
         """The attribute of a candidate's spectrum; None where there is none, empty if it fails."""

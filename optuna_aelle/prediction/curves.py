@@ -47,7 +47,8 @@ def is_lesson(trial: FrozenTrial) -> bool:
     """Whether the trial has ended in a way that others can be compared with."""
     if trial.state == TrialState.COMPLETE:
         return trial.values is not None and math.isfinite(trial.values[0])
-    return trial.state == TrialState.PRUNED and any(map(math.isfinite, reports(trial)))
+    told = trial.intermediate_values.values()
+    return trial.state == TrialState.PRUNED and any(map(math.isfinite, told))
 
 
 def went_past(trial: FrozenTrial, step: int) -> bool:

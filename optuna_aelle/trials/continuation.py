@@ -163,6 +163,8 @@ def one_a_network(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials without those whose network another one of them has trained further."""
     # Of thousands of trials few go on: only those are read.
     resumed = [trial for trial in trials if CONTINUES_KEY in trial.system_attrs]
+    if not resumed:
+        return [*trials]
     left_out = {*continuations(resumed), *(t.number for t in resumed if is_given_up(t))}
     return [t for t in trials if t.number not in left_out]
 

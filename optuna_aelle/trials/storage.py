@@ -7,6 +7,7 @@ trials of a study through the bracket that Hyperband shows, or to keep a sampler
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Container
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -36,6 +37,13 @@ def trial_identity(trial: FrozenTrial) -> int:
 def every_trial(study: Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
     """All trials of a study; of all brackets where Hyperband shows the sampler one. Not copied."""
     return study._storage.get_all_trials(study._study_id, deepcopy=False, states=states)
+
+
+def numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | None:
+    """The trial of a number, among trials in order of number."""
+    position = bisect_left(trials, number, key=lambda trial: trial.number)
+    found = trials[position] if position < len(trials) else None
+    return found if found is not None and found.number == number else None
 
 
 def stored_trial(study: Study, trial: FrozenTrial) -> FrozenTrial:
@@ -263,7 +271,8 @@ class _AtOneMoment(_Around):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        found = [t for t in self.trials if states is None or t.state in states]
+        known = self.trials
+        found = [*known] if states is None else [t for t in known if t.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
