@@ -30,6 +30,7 @@ from optuna_aelle.visualization._style import STOPPED
 from optuna_aelle.visualization._style import empty
 from optuna_aelle.visualization._style import styled
 from optuna_aelle.visualization._style import thin
+from optuna_aelle.visualization._trials import best_numbers
 from optuna_aelle.visualization._trials import is_maximized
 from optuna_aelle.visualization._trials import trials_of
 from optuna_aelle.visualization._trials import value_of
@@ -82,8 +83,11 @@ def plot_compute_saved(study: optuna.Study) -> go.Figure:
     whole_name = "every trial to its end"
     _line(figure, x, drawn[whole_name], whole_name, "#999999", width=2, dash="dot")
     _line(figure, x, drawn["taken"], "taken", ACCENT, width=4)
+    best = best_numbers(study, ended)
     spent, full = int(table[0, -1]), int(table[1, -1])
     title += f": {spent:,} of {full:,} steps ({1.0 - spent / full:.0%} saved)"
+    if len(study.directions) == 1:
+        title += "".join(f"; best {value_of(t):.4g}" for t in ended if t.number in best)
     if default is not None:
         title += (
             f"<br>{name}, same networks: {int(table[2, -1]):,} to {int(table[3, -1]):,}; "
@@ -183,7 +187,7 @@ def _default_pruner(
     return _Default(
         [least for least, _ in each],
         [most for _, most in each],
-        f"of those that ended here it keeps {best:.4g}",
+        f"of those that finished here it keeps {best:.4g}",
     )
 
 

@@ -141,7 +141,7 @@ def _add(figure: go.Figure, name: str, color: str, rows: list[_Expected]) -> Non
     is_pruned = rows[0].trial.state == TrialState.PRUNED
     symbol = "x" if is_pruned else "circle"
     halves = [(e.high - e.low) / 2.0 for e in rows]
-    error = {"array": short(halves, digits=3), "thickness": 1, "width": 0}
+    error = {"array": short(halves, digits=3), "thickness": 1, "width": 0, "color": _pale(color)}
     figure.add_scatter(
         x=short([value_of(e.trial) for e in rows]),
         y=short([e.value for e in rows]),
@@ -157,3 +157,8 @@ def _add(figure: go.Figure, name: str, color: str, rows: list[_Expected]) -> Non
         ],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _pale(color: str) -> str:
+    """As `color`, ``rgb(...)``, but so that many bars may lie upon each other."""
+    return color.replace("rgb(", "rgba(").replace(")", ", 0.35)")

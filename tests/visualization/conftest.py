@@ -78,7 +78,7 @@ def make_study() -> MakeStudy:
         n_trials: int = 0,
         *,
         n_spectra: int = 3,
-        storage: str | None = None,
+        storage: Any = None,
         direction: str = "maximize",
     ) -> optuna.Study:
         rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -10,20 +11,33 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+from optuna.trial import create_trial
 from playwright.sync_api import Browser
 from playwright.sync_api import Page
 from playwright.sync_api import sync_playwright
 
 from optuna_aelle import AeLLEPruner
+from optuna_aelle import encode_spectrum
 from optuna_aelle import report_spectrum
 from optuna_aelle import save_dashboard_plots
+from optuna_aelle.decisions.verdict import VERDICT_KEY
 from optuna_aelle.decisions.verdict import decode_verdict
+from optuna_aelle.visualization import plot_latent_map
+from optuna_aelle.visualization import plot_predictions
+from optuna_aelle.visualization import plot_spectra
+from optuna_aelle.visualization import plot_trial
 from tests.conftest import skip_unless_required
+from tests.visualization.conftest import stored_forecast
 
 pytestmark = pytest.mark.browser
 
@@ -134,8 +148,9 @@ def test_dashboard_page_draws_all_figures(page: Page) -> None:
     expected = {
         "aelle-spectra": ("Lyapunov exponent (nats per step)", ".js-line", 20),
         "aelle-latent-map": ("AeLLE latent space", ".point", 20),
-        "aelle-predictions": ("predicted final value", ".point", 20),
-        "aelle-compute-saved": ("Compute saved by pruning", ".js-line", 2),
+        "aelle-predictions": ("within their 80 % interval", ".point", 16),
+        "aelle-compute-saved": ("Optuna's default pruner, same networks", ".js-line", 4),
+        "aelle-resumed": ("no network is saved", ".annotation-text", 1),
     }
     page.goto("../1")
     for name, (words, mark, least) in expected.items():
@@ -153,6 +168,152 @@ def test_trial_page_says_why_and_shows_no_spectra(page: Page, study: optuna.Stud
     page.get_by_text(f"aelle:decision {verdict.sentence()}").first.wait_for()
     page.get_by_text("aelle:lambda_1").first.wait_for()
     assert "exponents" not in page.content()
+
+
+def test_trial_page_shows_its_note(page: Page, study: optuna.Study) -> None:
+    page.goto(f"trials?numbers={study.trials[-1].number}")
+    page.get_by_text("80 % between").first.wait_for()
+    page.get_by_text("▁").first.wait_for()
+    assert "when this was written" in page.content()
+
+
+def test_table_shows_what_was_measured_and_decided(page: Page) -> None:
+    page.goto("trialTable")
+    for column in ("aelle:lambda_1", "aelle:predicted_final", "aelle:decision"):
+        page.get_by_text(column).first.wait_for()
+
+
+RUNS = """
+import sys, time, numpy as np, optuna
+from optuna_aelle import DashboardCallback, report_spectrum
+study = optuna.create_study(study_name="running", storage=sys.argv[1])
+def objective(trial):
+    x = trial.suggest_float("x", 0.0, 1.0)
+    report_spectrum(trial, -(0.1 + x) * np.arange(1.0, 33.0), -1)
+    for step in range(3):
+        trial.report(x + 1.0 / (step + 1), step)
+    time.sleep(0.3)
+    return x
+study.optimize(objective, n_trials=1000, callbacks=[DashboardCallback(2, 0.0)])
+"""
+
+
+@pytest.mark.slow
+def test_figures_follow_a_study_that_is_running(
+    page: Page, database: str, study: optuna.Study
+) -> None:
+    runs = subprocess.Popen([sys.executable, "-c", RUNS, database])
+    try:
+        deadline = time.monotonic() + _MILLISECONDS / 1000
+        while "running" not in optuna.get_all_study_names(database):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        page.goto("../2")
+        said = []
+        order = []
+        for _ in range(2):
+            plot = page.locator("[id='user-defined-plot:aelle-compute-saved']")
+            pattern = re.compile(r"Compute: \d+ of")
+            plot.get_by_text(pattern).first.wait_for()
+            if said:
+                # Nobody reloads the page: the dashboard does, by itself.
+                page.wait_for_function(
+                    """before => {
+                        const plot = document.getElementById("user-defined-plot:aelle-compute-saved");
+                        return plot && plot.querySelector(".gtitle").textContent !== before;
+                    }""",
+                    arg=said[-1],
+                )
+            said.append(plot.locator(".gtitle").first.text_content())
+            plots = page.locator("[id^='user-defined-plot:']")
+            order.append([plots.nth(i).get_attribute("id") for i in range(plots.count())])
+        assert runs.poll() is None
+        assert said[0] != said[1]
+        assert order[0] == order[1]
+        assert len(order[0]) == 5
+        page.locator("[id='user-defined-plot:aelle-spectra'] .js-line").nth(2).wait_for(
+            state="attached"
+        )
+    finally:
+        runs.kill()
+        runs.wait()
+
+
+HOSTILE = [
+    "<img src=x onerror='window.pwned=1'>",
+    "<script>window.pwned=1</script></script>",
+    "<svg onload='window.pwned=1'>",
+    "<a href='javascript:window.pwned=1'>click</a>",
+    "[click](javascript:window.pwned=1)",
+    "</script><script>window.pwned=1</script>",
+    "%{customdata} `${window.pwned=1}`",
+]
+
+
+@pytest.fixture(scope="module")
+def hostile(database: str, study: optuna.Study) -> optuna.Study:
+    """Wherever a name or a text can stand, something that would run where it is not escaped."""
+    hostile = optuna.create_study(study_name=f"x{HOSTILE[0]}", storage=database)
+    hostile.set_user_attr(HOSTILE[1], HOSTILE[2])
+    hostile.set_metric_names([HOSTILE[5]])
+    cells = CategoricalDistribution(HOSTILE)
+    for number in range(28):
+        choice = HOSTILE[number % len(HOSTILE)]
+        verdict = {"version": 1, "by": choice, "step": 0, "value": 0.5, "bar": 0.4, "rank": 2}
+        verdict |= {"n_compared": 3, "rung": None, "risk": None, "trial": number}
+        decay = 0.05 if number % len(HOSTILE) < 3 else 4.0
+        hostile.add_trial(
+            create_trial(
+                state=TrialState.PRUNED if number % 4 == 3 else TrialState.COMPLETE,
+                value=0.1 * number,
+                params={"cell": choice, choice: 1.0},
+                distributions={"cell": cells, choice: FloatDistribution(0.0, 2.0)},
+                intermediate_values={0: 0.5},
+                user_attrs={choice: choice, "aelle:decision": choice},
+                system_attrs={VERDICT_KEY: verdict}
+                | stored_forecast(0, 0.1 * number, 0.1)
+                | encode_spectrum(-decay * np.arange(1.0, 17.0), -1),
+            )
+        )
+    save_dashboard_plots(hostile)
+    return hostile
+
+
+def test_hostile_text_runs_nowhere_in_the_dashboard(
+    page: Page, hostile: optuna.Study, study: optuna.Study
+) -> None:
+    page.on("dialog", lambda dialog: pytest.fail("a dialog"))
+    number = optuna.get_all_study_names(hostile._storage).index(hostile.study_name) + 1
+    page.goto(f"../{number}")
+    page.locator("[id='user-defined-plot:aelle-latent-map'] .point").first.wait_for(
+        state="attached"
+    )
+    page.locator("[id='user-defined-plot:aelle-latent-map'] .point").first.hover(force=True)
+    for where, words in (
+        (f"../{number}/trials?numbers=3", "when this was written"),
+        (f"../{number}/trialTable", "aelle:decision"),
+        (f"../{number}/note", "How to read"),
+    ):
+        page.goto(where)
+        page.get_by_text(words).first.wait_for()
+        for link in page.locator("a[href^='javascript' i]").all():
+            pytest.fail(f"a link that runs: {link.get_attribute('href')}")
+        assert page.evaluate("window.pwned") is None
+
+
+def test_hostile_text_runs_nowhere_in_an_exported_page(
+    browser: Browser, hostile: optuna.Study, tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    page.on("dialog", lambda dialog: pytest.fail("a dialog"))
+    for plot in (plot_spectra, plot_latent_map, plot_predictions, partial(plot_trial, number=3)):
+        file = tmp_path / "page.html"
+        plot(hostile).write_html(file)
+        page.goto(file.as_uri())
+        page.locator(".gtitle").first.wait_for(state="attached")
+        assert page.evaluate("window.pwned") is None
+        assert not page.locator(".js-plotly-plot img, .js-plotly-plot a[href^='java' i]").count()
+    page.close()
 
 
 def test_note_is_shown_without_its_markers(page: Page) -> None:
