@@ -76,6 +76,8 @@ def read_regressor(cls: type[AeLLERegressor], path: str | os.PathLike[str]) -> A
     with damage_told(path, "AeLLERegressor.save"):
         arrays, metadata = read_arrays(path)
         version = metadata["format_version"]
+        if not isinstance(version, int):
+            raise ValueError("its version is no whole number")
         estimator = _regressor(cls, arrays, metadata) if version == FORMAT_VERSION else None
     if estimator is None:
         raise ValueError(

@@ -36,7 +36,7 @@ from tests.conftest import skip_unless_required
 from tests.faults.proxy import Proxy
 from tests.faults.worker import N_STEPS
 from tests.faults.worker import loss_of
-from tests.test_services import URLS
+from tests.storages.stores import URLS
 
 SERVERS = ("postgresql", "mariadb")
 POSTGRESQL_BIN = Path("/usr/lib/postgresql/15/bin")
