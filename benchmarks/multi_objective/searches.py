@@ -80,7 +80,7 @@ def _made(kind: Callable[..., BaseSampler], seed: int) -> BaseSampler:
 
 def sizes_of(recorded: RecordedTrials) -> npt.NDArray[np.int64]:
     """Weights of the recurrent layers of each configuration, ``(n,)``."""
-    n_inputs = TASKS[task_of(recorded.name)].n_inputs
+    n_inputs = TASKS[task_of(recorded.name)]().n_inputs
     cell_of_all = recorded.metadata["cell"]
     sizes = []
     for trial in recorded.trials:

@@ -45,7 +45,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Who is expected below this in any objective adds nothing: five in six of a study are above it.
 _REFERENCE = -1.0
-_N_DIRECTIONS, _N_NODES = 32, 24
+# Of two objectives so many directions do; more objectives have more of them.
+_N_DIRECTIONS, _N_MORE_DIRECTIONS, _N_NODES = 32, 128, 24
 # Nobody is expected further than so many standard deviations above the mean.
 _FAR = 4.0
 # Lessons before the hyperparameters tell of an objective.
@@ -188,6 +189,6 @@ def _directions(k: int) -> FloatArray:
     if k == 2:
         angles = (np.arange(_N_DIRECTIONS) + 0.5) / _N_DIRECTIONS * np.pi / 2.0
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    directions = np.abs(np.random.default_rng(k).standard_normal((_N_DIRECTIONS, k)))
+    directions = np.abs(np.random.default_rng(k).standard_normal((_N_MORE_DIRECTIONS, k)))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     return np.asarray(np.maximum(directions, 1e-6))

@@ -49,8 +49,8 @@ def resume_promising(study: Study, trial: FrozenTrial) -> None:
     if len(study.directions) > 1:
         warn_once(
             "multi-objective resumption",
-            "Nothing is resumed in a study with several objectives: what optuna_aelle.should_prune "
-            "stops there stays stopped. Leave the callback out; Checkpoints.epochs alone lets "
+            "Nothing is resumed in a study with several objectives: what should_prune stops there "
+            "stays stopped. Leave the callback out; Checkpoints.epochs alone lets "
             "trials that were killed go on.",
         )
         return
