@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optuna_aelle.integration.attach import attach as attach
+    from optuna_aelle.integration.attaching import attach as attach
     from optuna_aelle.integration.keras import KerasCallback as KerasCallback
     from optuna_aelle.integration.keras import keras_network as keras_network
     from optuna_aelle.integration.lightning import LightningCallback as LightningCallback
@@ -22,7 +22,7 @@ _HOME: dict[str, tuple[str, str | None]] = {
     "LightningCallback": ("lightning", "lightning"),
     "SkorchCallback": ("skorch", "skorch"),
     "TransformersCallback": ("transformers", "transformers"),
-    "attach": ("attach", None),
+    "attach": ("attaching", None),
     "keras_network": ("keras", "keras"),
 }
 

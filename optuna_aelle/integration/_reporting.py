@@ -20,7 +20,7 @@ from optuna_aelle.decisions.checkpoints import CheckpointedTraining
 from optuna_aelle.decisions.checkpoints import Checkpoints
 from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.wrapping import asks_before_training
-from optuna_aelle.integration.attach import TrialHandle
+from optuna_aelle.integration.attaching import TrialHandle
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.continuation import is_inherited
 from optuna_aelle.trials.reporting import report_network
