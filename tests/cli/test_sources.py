@@ -22,7 +22,7 @@ from optuna_aelle.cli import main
 from optuna_aelle.cli.sources import choose
 from tests.conftest import made_trials
 from tests.conftest import skip_unless_required
-from tests.test_services import URLS
+from tests.storages.stores import URLS
 
 EXPLAIN = ["--trial", "1", "--json"]
 

@@ -1,52 +1,32 @@
-"""Spectra, decisions and their reasons on database servers."""
+"""Decisions on database servers are those in memory, and threads may share one."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages import BaseStorage
-from optuna.storages import JournalStorage
-from optuna.storages import RDBStorage
-from optuna.storages.journal import JournalRedisBackend
 from optuna.trial import TrialState
 
 from optuna_aelle import AeLLEPruner
 from optuna_aelle import decode_spectra
 from optuna_aelle.decisions.verdict import decode_verdict
 from tests.conftest import run_synthetic
-from tests.conftest import skip_unless_required
+from tests.storages.stores import SERVERS
+from tests.storages.stores import opened
 
 pytestmark = pytest.mark.services
 
-URLS = {
-    "postgresql": os.environ.get(
-        "AELLE_TEST_POSTGRESQL", "postgresql+psycopg://root@127.0.0.1:5432/test"
-    ),
-    "mariadb": os.environ.get("AELLE_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/test"),
-    "redis": os.environ.get("AELLE_TEST_REDIS", "redis://127.0.0.1:6379"),
-}
 
-
-@pytest.fixture(params=sorted(URLS))
-def server(request: pytest.FixtureRequest) -> Iterator[tuple[BaseStorage, str]]:
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[BaseStorage, str]]:
     """A storage on a server, and the name of a study that is deleted again."""
-    url = URLS[request.param]
     name = f"aelle-{uuid.uuid4().hex}"
-    try:
-        if request.param == "redis":
-            backend = JournalRedisBackend(url, prefix=name)
-            backend.read_logs(0)
-            storage: BaseStorage = JournalStorage(backend)
-        else:
-            storage = RDBStorage(url)
-    except Exception as error:
-        skip_unless_required(f"{request.param} cannot be reached: {type(error).__name__}: {error}")
-    yield storage, name
-    optuna.delete_study(study_name=name, storage=storage)
+    with opened(request.param, name, tmp_path) as storage:
+        yield storage, name
 
 
 def test_a_study_on_a_server(server: tuple[BaseStorage, str]) -> None:
