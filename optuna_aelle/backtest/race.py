@@ -238,7 +238,8 @@ def measure_course(recorded: RecordedTrials, order: list[int], pool: Pool) -> pd
         for kind, curve, reference in (("final", ended, best), ("seen", seen, best_seen)):
             have = np.concatenate([[-np.inf], curve])[rows]
             found = np.isfinite(have)
-            behind = np.where(found, reference - np.where(found, have, reference), 0.0)
+            # Without any the reference is −inf, and nothing is found.
+            behind = np.where(found, max(reference, -1e308) - np.where(found, have, 0.0), 0.0)
             share = np.clip(behind, 0.0, spread) / spread
             columns[f"regret_{kind}{suffix}"] = np.where(found, share, 1.0)
         if not suffix:

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(
             command.NAME,
             help=command.HELP,
-            description=command.DESCRIPTION,
+            description=textwrap.fill(command.DESCRIPTION, 79),
             epilog=f"examples:\n{command.EXAMPLES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
