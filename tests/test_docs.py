@@ -54,6 +54,8 @@ MOST_TRIALS = 4
 SHELL = ("bash", "console", "sh")
 DATA = ("yaml", "toml", "json")
 OUTPUT = ("text",)
+# What takes more than a few seconds runs with the slow tests.
+SLOW_PAGES = ("README.md", "docs/integrations.md")
 # What a user has or a service brings; these lines are read by the shell's parser alone.
 OTHER_PROGRAMS = {
     ".ci/run",
@@ -238,7 +240,14 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna_aelle, "race", few_repeats(race))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if _BLOCK.search(p.read_text())], ids=named)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if named(page) in SLOW_PAGES else [])
+        for page in dict.fromkeys(b.page for b in BLOCKS if b.language == "python")
+    ],
+    ids=named,
+)
 def test_python_runs(
     page: Path, finished: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +255,7 @@ def test_python_runs(
     monkeypatch.chdir(tmp_path)
     names = given(named(page), finished)
     shorten(monkeypatch)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mock.patch.dict(os.environ):
         warnings.simplefilter("error", optuna_aelle.AeLLEWarning)
         for block in RUN:
             if block.page == page and block.language == "python":
@@ -293,8 +302,9 @@ def parsing_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise _Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_end)
-    # A device that this machine lacks is understood, too.
+    # A device or a database that this machine lacks is understood, too.
     monkeypatch.setattr(studies.arguments, "device", torch.device)
+    monkeypatch.setattr(studies.arguments, "storage_url", str)
     threads = torch.get_num_threads()
     with mock.patch.dict(os.environ):
         yield
@@ -302,7 +312,15 @@ def parsing_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def commands_of_shell(code: str) -> Iterator[list[str]]:
-    """The simple commands of a block, as words, without prompts, comments and here-documents."""
+    """The simple commands of a block, as words, without prompts, comments and here-documents.
+
+    Variables that the block has set have their first value.
+    """
+    variables: dict[str, str] = {}
+
+    def filled(variable: re.Match[str]) -> str:
+        return variables.get(variable[1], variable[0])
+
     code = re.sub(r"<<-?\s*'?(\w+)'?.*?^\s*\1$", "", code, flags=re.MULTILINE | re.DOTALL)
     for line in code.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(
@@ -314,8 +332,15 @@ def commands_of_shell(code: str) -> Iterator[list[str]]:
         words: list[str] = []
         for word in [*lexer, ";"]:
             if word and set(word) <= set(";&|()"):
-                if words:
-                    yield words
+                words = [w for w in words if w not in ("do", "then", "else", "done", "fi")]
+                if words[:1] == ["for"]:
+                    variables[words[1]] = words[3]
+                elif words:
+                    for name, value in (
+                        w.split("=", 1) for w in words[1:] if words[0] == "export"
+                    ):
+                        variables[name] = value
+                    yield [re.sub(r"\$\{?(\w+)\}?", filled, w) for w in words]
                 words = []
             else:
                 words.append(word)
@@ -348,6 +373,10 @@ def check_command(words: list[str], where: str) -> bool:
         from optuna_dashboard._cli import main as dashboard
 
         ends_parsed(dashboard, program, arguments, where)
+    elif program == "optuna":
+        from optuna.cli import main as optuna_cli
+
+        ends_parsed(optuna_cli, program, arguments, where)
     elif program == "make":
         targets = [word for word in arguments if "=" not in word]
         rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
