@@ -130,7 +130,9 @@ class Search:
         """What `Checkpoints.epochs` leaves on a trial; the pool itself is the checkpoint."""
         if self._callbacks:
             epoch = len(pool.steps(position)) - 1
-            saved = [] if epoch < 0 else [Saved(epoch, epoch + 1, f"{pool.name}-{position}")]
+            # Named as `Checkpoints` names them: other names are not believed.
+            artifact = f"pool-trial-{position}-epoch-{epoch}-00000000.pt"
+            saved = [] if epoch < 0 else [Saved(epoch, epoch + 1, artifact)]
             marked = encode_checkpoints(pool.length, saved)
             write_system_attributes(trial.study, trial, marked)
 
