@@ -55,7 +55,7 @@ SHELL = ("bash", "console", "sh")
 DATA = ("yaml", "toml", "json")
 OUTPUT = ("text",)
 # What takes more than a few seconds runs with the slow tests.
-SLOW_PAGES = ("README.md", "docs/integrations.md")
+SLOW_PAGES = ("README.md", "docs/first-search.md", "docs/integrations.md")
 # What a user has or a service brings; these lines are read by the shell's parser alone.
 OTHER_PROGRAMS = {
     ".ci/run",
@@ -208,6 +208,8 @@ def given(page: str, study: optuna.Study) -> dict[str, Any]:
     if page == "docs/benchmarks/tables.md":
         names |= {"aelle": optuna_aelle}
         Path("benchmarks").symlink_to(ROOT / "benchmarks")
+    if page == "docs/pictures.md":
+        names |= {"study": study}
     if page == "docs/transfer.md":
         finished_study("pendulum", "sqlite:///past.db")
         optuna_aelle.RecordedTrials.from_study(study).save("lorenz.npz")
@@ -311,6 +313,12 @@ def parsing_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def typed(code: str) -> str:
+    """What is typed where there are prompts, without what is answered; else all of it."""
+    lines = re.findall(r"^\$ (.*(?:\\\n.*)*)", code, flags=re.MULTILINE)
+    return "\n".join(lines) if lines else code
+
+
 def commands_of_shell(code: str) -> Iterator[list[str]]:
     """The simple commands of a block, as words, without prompts, comments and here-documents.
 
@@ -321,10 +329,11 @@ def commands_of_shell(code: str) -> Iterator[list[str]]:
     def filled(variable: re.Match[str]) -> str:
         return variables.get(variable[1], variable[0])
 
+    code = typed(code)
     code = re.sub(r"<<-?\s*'?(\w+)'?.*?^\s*\1$", "", code, flags=re.MULTILINE | re.DOTALL)
     for line in code.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(
-            re.sub(r"^\s*\$ ", "", line).replace("<this repository>", "REPOSITORY"),
+            line.replace("<this repository>", "REPOSITORY"),
             posix=True,
             punctuation_chars=True,
         )
@@ -417,18 +426,17 @@ def test_commands_are_understood(page: Path, capsys: pytest.CaptureFixture[str])
         if block.page != page or block.language not in SHELL:
             continue
         where = f"{named(page)}:{block.line}"
-        script = block.code.replace("<this repository>", "REPOSITORY")
-        script = re.sub(r"^\s*\$ ", "", script, flags=re.MULTILINE)
+        script = typed(block.code).replace("<this repository>", "REPOSITORY")
         shell = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
         assert shell.returncode == 0, f"{where}: {shell.stderr}"
         for words in commands_of_shell(block.code):
             known = check_command(words, where) or words[0] in OTHER_PROGRAMS
             assert known, f"{where}: {shlex.join(words)}: of which program is this?"
     for inline in _INLINE.findall(prose_of(page)):
-        line = " ".join(inline.split())
+        line = " ".join(inline.split()).replace(" COMMAND", "")
         if _COMMAND.match(line):
             for words in commands_of_shell(line):
-                if words[0] == "optuna-aelle" and len(words) == 2:
+                if words[0] == "optuna-aelle" and len(words) <= 2:
                     words.append("--help")  # named, not called
                 assert check_command(words, named(page)), line
     capsys.readouterr()
