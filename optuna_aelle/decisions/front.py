@@ -43,7 +43,6 @@ from optuna_aelle.prediction.fitted import FittedPredictor
 from optuna_aelle.prediction.forecast import CENTRAL_80
 from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.objectives import Objectives
-from optuna_aelle.prediction.objectives import is_feasible
 from optuna_aelle.prediction.objectives import known_objectives
 from optuna_aelle.prediction.predictor import FEATURES
 from optuna_aelle.trials.attributes import AnyTrial
@@ -154,7 +153,7 @@ def pareto_front(study: Study, everyone: Sequence[Objectives]) -> list[FrozenTri
         for read in everyone
         if read.trial.state == TrialState.COMPLETE
         and all(map(math.isfinite, read.trial.values))
-        and is_feasible(read.trial)
+        and read.feasible
     ]
     if not finished:
         return []

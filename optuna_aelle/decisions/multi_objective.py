@@ -48,7 +48,6 @@ from optuna_aelle.decisions.verdict import encode_verdict
 from optuna_aelle.prediction.fitted import MIN_LESSONS
 from optuna_aelle.prediction.objectives import Objectives
 from optuna_aelle.prediction.objectives import all_objectives
-from optuna_aelle.prediction.objectives import is_feasible
 from optuna_aelle.prediction.objectives import known_objectives
 from optuna_aelle.trials.attributes import encode_fit_seconds
 from optuna_aelle.trials.attributes import fit_seconds
@@ -307,7 +306,7 @@ class _Decision:
         points = []
         for other in reversed(everyone):
             came_as_far = other.last_step is not None and other.last_step >= self.step
-            if other is own or not came_as_far or not is_feasible(other.trial):
+            if other is own or not came_as_far or not other.feasible:
                 continue
             told = other.until(self.step)
             if told is not None:

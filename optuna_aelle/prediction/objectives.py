@@ -34,19 +34,22 @@ class Objectives:
         views: The trial as each objective alone sees it.
         constant: Of each objective whether all that is known of it is one and the same number, as
             of a count of parameters.
+        feasible: Whether it keeps all constraints that are known of it.
     """
 
     trial: FrozenTrial
     values: dict[int, tuple[float, ...]]
     views: tuple[FrozenTrial, ...]
     constant: tuple[bool, ...]
+    feasible: bool
 
     @classmethod
     def of(cls, trial: FrozenTrial, n_objectives: int) -> Objectives:
         """Read a trial, without what has another number of values than there are objectives."""
         values = {s: told for s, told in decode_values(trial).items() if len(told) == n_objectives}
         views = tuple(of_objective(trial, values, i) for i in range(n_objectives))
-        return cls(trial, values, views, tuple(map(_is_constant, views)))
+        constant = tuple(map(_is_constant, views))
+        return cls(trial, values, views, constant, is_feasible(trial))
 
     @property
     def last_step(self) -> int | None:
