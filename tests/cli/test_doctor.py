@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -143,13 +143,13 @@ def test_what_the_process_of_compiled_code_says(prints: str, level: str, message
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cold", [False, True])
-def test_it_takes_no_longer_than_ten_seconds(tmp_path: Path, cold: bool) -> None:
-    """Twice that on a machine that is busy with other tests; compiling alone takes longer."""
-    import os
-
+def test_ten_seconds_on_two_cores_are_enough(tmp_path: Path, cold: bool) -> None:
+    """Seconds of the processor, of both processes: machines that run tests are busy."""
+    resource = pytest.importorskip("resource")
     there = {"NUMBA_CACHE_DIR": str(tmp_path)} if cold else {}
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(PROGRAM, capture_output=True, text=True, env={**os.environ, **there})
-    assert time.monotonic() - started < 20.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 16.0
     assert done.returncode == 0, done.stdout
     assert ("not compiled yet" in done.stdout) or not cold
