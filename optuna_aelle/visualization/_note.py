@@ -33,9 +33,10 @@ _GUIDE = """\
    networks. How far it would have trained what was stopped here nobody knows: hence the band.
 5. **Went on**: networks that were stopped and resumed; a diamond where they paused.
 
-In the table of trials: `aelle:lambda_1`, the largest exponent; `aelle:predicted_final`, the latest
-forecast; `aelle:decision`, why it was stopped. A trial's page has a note with its spectrum and
-curve beside the best one's. More: `optuna-aelle explain`."""
+In the table of trials, on the page of the parallel coordinates: `aelle:lambda_1`, the largest
+exponent; `aelle:predicted_final`, the latest forecast; `aelle:decision`, why it was stopped. A
+trial's page has a note with its spectrum and curve beside the best one's.
+More: `optuna-aelle explain`."""
 
 
 def update_note(study: optuna.Study) -> None:

@@ -172,15 +172,18 @@ def test_trial_page_says_why_and_shows_no_spectra(page: Page, study: optuna.Stud
 
 def test_trial_page_shows_its_note(page: Page, study: optuna.Study) -> None:
     page.goto(f"trials?numbers={study.trials[-1].number}")
-    page.get_by_text("80 % between").first.wait_for()
-    page.get_by_text("▁").first.wait_for()
-    assert "when this was written" in page.content()
+    page.get_by_text("was the best when this was written").first.wait_for()
+    text = page.locator("code").first.text_content()
+    assert text is not None
+    lines = [line.split()[0] for line in text.splitlines()]
+    assert lines == ["spectrum", "trial", "curve", "trial"]
 
 
 def test_table_shows_what_was_measured_and_decided(page: Page) -> None:
-    page.goto("trialTable")
-    for column in ("aelle:lambda_1", "aelle:predicted_final", "aelle:decision"):
-        page.get_by_text(column).first.wait_for()
+    # The dashboard has the table below what it is filtered by.
+    page.goto("smartSelection")
+    for column in ("aelle:lambda_1", "aelle:decision"):
+        page.get_by_text(column).first.wait_for(state="attached")
 
 
 RUNS = """
@@ -218,11 +221,11 @@ def test_figures_follow_a_study_that_is_running(
             if said:
                 # Nobody reloads the page: the dashboard does, by itself.
                 page.wait_for_function(
-                    """before => {
-                        const plot = document.getElementById("user-defined-plot:aelle-compute-saved");
-                        return plot && plot.querySelector(".gtitle").textContent !== before;
+                    """([id, before]) => {
+                        const title = document.getElementById(id)?.querySelector(".gtitle");
+                        return title && title.textContent !== before;
                     }""",
-                    arg=said[-1],
+                    arg=["user-defined-plot:aelle-compute-saved", said[-1]],
                 )
             said.append(plot.locator(".gtitle").first.text_content())
             plots = page.locator("[id^='user-defined-plot:']")
@@ -291,7 +294,7 @@ def test_hostile_text_runs_nowhere_in_the_dashboard(
     page.locator("[id='user-defined-plot:aelle-latent-map'] .point").first.hover(force=True)
     for where, words in (
         (f"../{number}/trials?numbers=3", "when this was written"),
-        (f"../{number}/trialTable", "aelle:decision"),
+        (f"../{number}/smartSelection", "aelle:decision"),
         (f"../{number}/note", "How to read"),
     ):
         page.goto(where)
