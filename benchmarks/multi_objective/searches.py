@@ -80,14 +80,15 @@ def _made(kind: Callable[..., BaseSampler], seed: int) -> BaseSampler:
 
 def sizes_of(recorded: RecordedTrials) -> npt.NDArray[np.int64]:
     """Weights of the recurrent layers of each configuration, ``(n,)``."""
-    n_inputs = TASKS[task_of(recorded.name)]().n_inputs
+    # Of the class: making a task loads its data.
+    task: Any = TASKS[task_of(recorded.name)]
     cell_of_all = recorded.metadata["cell"]
     sizes = []
     for trial in recorded.trials:
         hidden = trial.params["hidden_size"]
         n_gates = N_GATES[trial.params.get("cell", cell_of_all)]
         n_layers = trial.params.get("n_layers", 1)
-        widths = [n_inputs, *[hidden] * (n_layers - 1)]
+        widths = [task.n_inputs, *[hidden] * (n_layers - 1)]
         sizes.append(sum(n_gates * hidden * (width + hidden + 1) for width in widths))
     return np.array(sizes)
 

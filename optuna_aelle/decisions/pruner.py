@@ -170,8 +170,8 @@ class AeLLEPruner(BasePruner):
         if len(study.directions) > 1:
             raise ValueError(
                 "AeLLEPruner expects a study with one objective, but this is a multi-objective "
-                f"study with {len(study.directions)} directions. Prune by one of them, in a study "
-                "of its own."
+                f"study with {len(study.directions)} directions. Call "
+                "optuna_aelle.should_prune(study, trial, values, step) in the objective instead."
             )
         if self._wrapped_pruner is None:
             # Somebody else's pruner may write past what was read.
