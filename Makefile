@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 MARKS ?= not gpu
 
-.PHONY: study test lint benchmark clean
+.PHONY: study test lint docs benchmark clean
 
 study: $(VENV)/.ready
 	$(BIN)/python -m studies.digits
@@ -18,6 +18,10 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into build/site.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Replays every pruner and races every search over the recorded tables, and draws the figures: not
 # quite two hours on two cores. What was raced before is kept.
