@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import torch
 from torch import Tensor
 from torch import nn
 
+from optuna_aelle.integration._keras_backend import check_backend
+from optuna_aelle.integration._keras_backend import keras
 from optuna_aelle.lyapunov import StepModel
 from optuna_aelle.lyapunov import from_step
 
@@ -63,11 +64,7 @@ def keras_network(model: Any) -> KerasNetwork:
         >>> spectral_fingerprint(keras_network(model), torch.randn(2, 40, 3)).exponents.shape
         (2, 16)
     """
-    if keras.backend.backend() != "torch":
-        raise RuntimeError(
-            f"Expected Keras on torch, but it runs on {keras.backend.backend()}. Set the "
-            "environment variable KERAS_BACKEND=torch before keras is imported."
-        )
+    check_backend()
     return KerasNetwork(model)
 
 
@@ -131,7 +128,7 @@ def _activations(cell: Any) -> tuple[Any, ...]:
 
 
 # What PyTorch has, too: the cell with its activations.
-_TORCH: dict[tuple[Any, ...], type[nn.RNNBase]] = {
+_TORCH: dict[tuple[Any, ...], Any] = {
     (keras.layers.SimpleRNNCell, keras.activations.tanh): nn.RNN,
     (keras.layers.SimpleRNNCell, keras.activations.relu): nn.RNN,
     (keras.layers.GRUCell, keras.activations.tanh, keras.activations.sigmoid): nn.GRU,

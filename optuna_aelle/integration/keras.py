@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import optuna
 import torch
 
 from optuna_aelle.decisions.checkpoints import Checkpoints
+from optuna_aelle.integration._keras_backend import check_backend
+from optuna_aelle.integration._keras_backend import keras
 from optuna_aelle.integration._keras_layers import keras_network
 from optuna_aelle.integration._reporting import TrialReporter
 from optuna_aelle.integration._reporting import warn_without_probe
@@ -52,6 +53,7 @@ class KerasCallback(keras.callbacks.Callback):  # type: ignore[misc]
         state: Any = "full",
     ) -> None:
         super().__init__()
+        check_backend()
         if validation_freq < 1:
             raise ValueError(f"validation_freq must be at least 1, but got {validation_freq}.")
         self._reporter = TrialReporter(
