@@ -1,0 +1,1 @@
+"""Does it scale? Many workers, long studies, busy machines."""

@@ -1,0 +1,114 @@
+"""How many trials a second do so many workers run on one database, and is everything there?"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
+
+from benchmarks.scale.arms import be_quiet
+from benchmarks.scale.arms import cheap
+from benchmarks.scale.arms import fresh_study
+from benchmarks.scale.arms import open_storage
+from benchmarks.scale.arms import parts_of
+from benchmarks.scale.audit import audit
+
+# Studies of unequal length are compared over their first trials.
+N_FIRST = 200
+
+
+def run_workers(where: str, arm: str, n_workers: int, n_trials: int) -> dict[str, Any]:
+    """One study by some workers, each a process of its own; and its audit.
+
+    Args:
+        where: As in `open_storage`.
+        arm: Of `ARMS`.
+        n_workers: Processes.
+        n_trials: Of all of them together.
+    """
+    shares = [n_trials // n_workers + (i < n_trials % n_workers) for i in range(n_workers)]
+    context = multiprocessing.get_context("spawn")
+    with fresh_study(where) as name:
+        ready, results = context.Barrier(n_workers), context.Queue()
+        workers = [
+            context.Process(target=_work, args=(where, name, arm, i, share, ready, results))
+            for i, share in enumerate(shares)
+        ]
+        for worker in workers:
+            worker.start()
+        found = [_result(results, workers) for _ in workers]
+        for worker in workers:
+            worker.join()
+        seconds = max(f["ended"] for f in found) - min(f["began"] for f in found)
+        storage = open_storage(where)
+        study = optuna.load_study(study_name=name, storage=storage)
+        notes = {number: note for f in found for number, note in f["trials"].items()}
+        n_notes = sum(len(f["trials"]) for f in found)
+        checked = audit(study, notes, n_notes, n_trials)
+        ends = np.array([end for f in found for end in f["ends"]])
+    # Seconds after which so many trials had ended, for the growth of costs with the study.
+    curve = np.sort(ends - min(f["began"] for f in found))
+    first = min(n_trials, N_FIRST)
+    return {
+        "seconds": round(seconds, 3),
+        "trials_per_second": round(n_trials / seconds, 3),
+        "first_per_second": round(first / float(curve[first - 1]), 3),
+        "ended_after": [[i + 1, round(float(curve[i]), 2)] for i in _points(n_trials)],
+        "reports": sum(len(values) for _, values in notes.values()),
+        "cpu_seconds": round(sum(f["cpu"] for f in found), 3),
+        "largest_mib": round(max(f["mib"] for f in found), 1),
+        "audit": checked,
+    }
+
+
+def _result(results: Any, workers: list[Any]) -> dict[str, Any]:
+    while True:
+        try:
+            found: dict[str, Any] = results.get(timeout=5.0)
+            return found
+        except queue.Empty:
+            if failed := [w.exitcode for w in workers if w.exitcode]:
+                raise RuntimeError(f"Workers ended with {failed}; see above.") from None
+
+
+def _points(n_trials: int) -> list[int]:
+    return sorted({round(x) for x in np.linspace(0, n_trials - 1, 41)})
+
+
+def _work(
+    where: str, name: str, arm: str, seed: int, n_trials: int, ready: Any, results: Any
+) -> None:
+    be_quiet()
+    sampler, pruner = parts_of(arm, seed)
+    study = optuna.load_study(
+        study_name=name, storage=open_storage(where), sampler=sampler, pruner=pruner
+    )
+    # Of a study beside: what is loaded at the first trial is no matter of throughput.
+    warm_sampler, warm_pruner = parts_of(arm, seed)
+    optuna.create_study(sampler=warm_sampler, pruner=warm_pruner).optimize(cheap, n_trials=3)
+    notes: dict[int, tuple[str, dict[int, float]]] = {}
+    ends: list[float] = []
+
+    def note(study: optuna.Study, trial: FrozenTrial) -> None:
+        notes[trial.number] = trial.state.name, dict(trial.intermediate_values)
+        ends.append(time.time())
+
+    ready.wait()
+    began, cpu = time.time(), time.process_time()
+    study.optimize(cheap, n_trials=n_trials, callbacks=[note])
+    results.put(
+        {
+            "began": began,
+            "ended": time.time(),
+            "cpu": time.process_time() - cpu,
+            "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+            "trials": notes,
+            "ends": ends,
+        }
+    )
