@@ -302,6 +302,7 @@ def test_the_spacing_of_steps_does_not_matter(pruned: optuna.Study) -> None:
     assert epochs_of(run(60, spacing=100)) == epochs_of(pruned)
 
 
+@pytest.mark.slow
 def test_decisions_follow_from_the_storage(pruned: optuna.Study, tmp_path: Path) -> None:
     """A process that has seen nothing decides as the one that has seen all."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
