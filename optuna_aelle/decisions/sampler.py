@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from optuna.trial import TrialState
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.branches import Branches
@@ -43,7 +43,7 @@ from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.prior import as_prior
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import encode_spectrum
-from optuna_aelle.trials.attributes import spectrum_seconds
+from optuna_aelle.trials.cost import trained_seconds
 from optuna_aelle.trials.storage import at_one_moment
 from optuna_aelle.trials.storage import ended_trials
 from optuna_aelle.trials.storage import every_trial
@@ -218,8 +218,7 @@ class AeLLESampler(SteadySampler):
         try:
             now = at_one_moment(study, asked=True)
             reservoir = make_reservoir(now, self._prior, self._knobs)
-            with reservoir.lock:
-                chosen = self._choose(reservoir, now, trial, search_space)
+            chosen = self._choose(reservoir, now, trial, search_space)
         except Exception as error:  # an overnight study must go on, whatever is wrong here
             self._warn(error)
             return super().sample_relative(study, trial, search_space)
@@ -235,10 +234,8 @@ class AeLLESampler(SteadySampler):
     def _is_decided(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether it was enqueued."""
         try:
-            return (
-                "fixed_params"
-                in stored_trial(at_one_moment(study, asked=True), trial).system_attrs
-            )
+            stored = stored_trial(at_one_moment(study, asked=True), trial)
+            return "fixed_params" in stored.system_attrs
         except Exception:  # the storage's other calls will tell
             return False
 
@@ -259,22 +256,27 @@ class AeLLESampler(SteadySampler):
     ) -> Candidate:
         """Draw more candidates, and take the one that is expected to end best."""
         trials = started_trials(study)
-        self._draw(reservoir, study, trial, space, trials)
-        if len(trials) in _UNCHOSEN:
-            return reservoir.take(len(reservoir.candidates) - 1)
-        if self._may_ask_for_all(reservoir, study):
-            # In whatever order: all are asked before any is ranked.
-            self._ask_for_spectra(
-                reservoir, np.zeros(len(reservoir.candidates)), study, trial.number
-            )
-        promise = promise_of(study, reservoir, trials)
-        if promise is None:
-            return reservoir.take(len(reservoir.candidates) - 1)
-        if self._spectrum_fn is not None and self._ask_for_spectra(
-            reservoir, promise[0], study, trial.number
-        ):
-            promise = promise_of(study, reservoir, trials) or promise
-        return reservoir.take(int(np.argmax(promise[1])))
+        with reservoir.lock:
+            self._draw(reservoir, study, trial, space, trials)
+            if len(trials) in _UNCHOSEN:
+                return reservoir.take(len(reservoir.candidates) - 1)
+            before = [*reservoir.candidates]
+            order, promise = before, None
+            # Where all are asked for their spectra, their order does not matter.
+            if not self._may_ask_for_all(reservoir, study):
+                promise = promise_of(study, reservoir, trials)
+                if promise is None:
+                    return reservoir.take(len(before) - 1)
+                order = [before[i] for i in np.argsort(-promise[0]).tolist()]
+        # Other threads do not wait for these.
+        told = self._ask_for_spectra(order, study, trial.number)
+        with reservoir.lock:
+            if not reservoir.candidates:
+                self._draw(reservoir, study, trial, space, trials)
+            if promise is None or told or before != reservoir.candidates:
+                promise = promise_of(study, reservoir, trials)
+            last = len(reservoir.candidates) - 1
+            return reservoir.take(last if promise is None else int(np.argmax(promise[1])))
 
     def _draw(
         self,
@@ -313,11 +315,7 @@ class AeLLESampler(SteadySampler):
     def _may_ask_for_all(self, reservoir: Reservoir, study: Study) -> bool:
         """Whether spectra of all that have none surely cost little enough."""
         # Where trainings are recorded ones nobody knows beforehand.
-        if (
-            self._spectrum_fn is None
-            or self._clock is not None
-            or self._n_spectra < _FIRST_SPECTRA
-        ):
+        if self._clock is not None or not self._n_spectra >= _FIRST_SPECTRA:
             return False
         missing = sum(not candidate.asked for candidate in reservoir.candidates)
         trained, spent = self._seconds(study)
@@ -326,16 +324,16 @@ class AeLLESampler(SteadySampler):
 
     def _ask_for_spectra(
         self,
-        reservoir: Reservoir,
-        mean: FloatArray,
+        candidates: Sequence[Candidate],
         study: Study,
         number: int,
     ) -> bool:
-        """Compute spectra of the most promising as far as they may cost; whether there are any."""
+        """Compute spectra of the first ones as far as they may cost; whether there are any."""
+        if self._spectrum_fn is None:
+            return False
         trained, spent = self._seconds(study)
         told = refused = 0
-        for position in np.argsort(-mean).tolist():
-            candidate = reservoir.candidates[position]
+        for candidate in candidates:
             if candidate.asked:
                 continue
             dear = spent >= self._spectrum_share * trained
@@ -348,7 +346,8 @@ class AeLLESampler(SteadySampler):
             self._spectrum_seconds += time.perf_counter() - started
             spent = self._seconds()[1]
             if spectrum:
-                candidate.trial.system_attrs.update(spectrum)
+                # In place of the ones that another thread may be reading.
+                candidate.trial.system_attrs = {**candidate.trial.system_attrs, **spectrum}
             told += bool(spectrum)
             refused += spectrum is None
         if refused and self._n_spectra == refused:
@@ -369,9 +368,9 @@ class AeLLESampler(SteadySampler):
             trial = numbered(trials, number)
             if trial is None or not trial.state.is_finished():
                 continue
-            self._own.discard(number)
-            if trial.state != TrialState.FAIL and trial.duration is not None:
-                self._trained += trial.duration.total_seconds() - spectrum_seconds(trial)
+            with suppress(KeyError):  # another thread was faster
+                self._own.remove(number)
+                self._trained += trained_seconds(trial)
         return self._trained, self._spectrum_seconds
 
     def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:

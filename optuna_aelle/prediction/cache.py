@@ -6,9 +6,9 @@ parallel workers come to the same.
 
 from __future__ import annotations
 
+import datetime
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -24,6 +24,7 @@ from optuna_aelle.prediction.forecast import Feature
 from optuna_aelle.prediction.objectives import trials_of_objective
 from optuna_aelle.prediction.predictor import PerformancePredictor
 from optuna_aelle.prediction.predictor import TooFewLessons
+from optuna_aelle.prediction.sharing import Shared
 from optuna_aelle.prediction.spectra import SpectrumRegressor
 from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.storage import study_identity
@@ -33,8 +34,7 @@ _REFIT_GROWTH = 1.5
 # Studies, features and moments that are in use side by side in one storage, generously.
 _MAX_FITS = 16
 
-_fits: WeakKeyDictionary[BaseStorage, OrderedDict[object, FittedPredictor | None]]
-_fits = WeakKeyDictionary()
+_fits: WeakKeyDictionary[BaseStorage, Shared[FittedPredictor | None]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -69,22 +69,21 @@ def fitted_predictor(
         spectrum_regressor,
         tuple(map(_completion, lessons)),
     )
+
+    def fit() -> FittedPredictor | None:
+        predictor = PerformancePredictor(
+            features,
+            direction=study.directions[objective].name.lower(),  # type: ignore[arg-type]
+            spectrum_regressor=spectrum_regressor,
+        )
+        try:
+            return predictor.fit(lessons)
+        except TooFewLessons:
+            return None
+
     with _lock:
-        fits = _fits.setdefault(storage, OrderedDict())
-        if key not in fits:
-            predictor = PerformancePredictor(
-                features,
-                direction=study.directions[objective].name.lower(),  # type: ignore[arg-type]
-                spectrum_regressor=spectrum_regressor,
-            )
-            try:
-                fits[key] = predictor.fit(lessons)
-            except TooFewLessons:
-                fits[key] = None
-            while len(fits) > _MAX_FITS:
-                fits.popitem(last=False)
-        fits.move_to_end(key)
-        return fits[key]
+        fits = _fits.setdefault(storage, Shared(_MAX_FITS))
+    return fits.get(key, fit)
 
 
 def lessons_of(study: Study, objective: int = 0) -> list[FrozenTrial]:
@@ -94,9 +93,8 @@ def lessons_of(study: Study, objective: int = 0) -> list[FrozenTrial]:
     return sorted(filter(is_lesson, ended), key=_completion)
 
 
-def _completion(trial: FrozenTrial) -> tuple[float, int]:
-    ended = trial.datetime_complete
-    return (ended.timestamp() if ended is not None else 0.0), trial.number
+def _completion(trial: FrozenTrial) -> tuple[datetime.datetime, int]:
+    return trial.datetime_complete or datetime.datetime.min, trial.number
 
 
 def _scheduled(n: int, first: int) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,7 @@ from optuna_aelle.prediction.kernels import CONSTANT
 from optuna_aelle.prediction.kernels import LINEAR
 from optuna_aelle.prediction.kernels import PAIRWISE
 from optuna_aelle.prediction.kernels import Kernel
+from optuna_aelle.prediction.sharing import Shared
 from optuna_aelle.prediction.spectra import SpectralScores
 from optuna_aelle.prediction.values import ValueMap
 
@@ -71,14 +70,9 @@ class FittedPredictor:
     encoder: ParameterEncoder
     spectra: SpectralScores | None
     # One regression a step, fitted when the step is first asked for: most never are.
-    _models: dict[int, _Model] = field(default_factory=dict, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+    _models: Shared[_Model] = field(
+        default_factory=lambda: Shared(_MAX_MODELS), init=False, repr=False
+    )
 
     @property
     def best_standing(self) -> float:
@@ -169,13 +163,7 @@ class FittedPredictor:
         return [i for i, trial in enumerate(self.lessons) if went_past(trial, step)]
 
     def _model(self, step: int) -> _Model:
-        # One thread fits, the others wait: predictions must not depend on who came first.
-        with self._lock:
-            if step not in self._models:
-                self._models[step] = self._fit_model(step)
-                if len(self._models) > _MAX_MODELS:
-                    del self._models[next(iter(self._models))]
-            return self._models[step]
+        return self._models.get(step, lambda: self._fit_model(step))
 
     def _fit_model(self, step: int) -> _Model:
         past = [i for i in self._past(step) if self.known[i] >= LEAST_KNOWN]

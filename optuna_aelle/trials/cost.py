@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
+from optuna_aelle.trials.attributes import spectrum_seconds
 from optuna_aelle.trials.continuation import inherited_step
 
 
@@ -44,3 +45,10 @@ def trained_steps(trials: Sequence[FrozenTrial]) -> list[int]:
         else n - steps_until(inherited_step(trial), first)
         for trial, n in zip(trials, steps, strict=True)
     ]
+
+
+def trained_seconds(trial: FrozenTrial) -> float:
+    """How long a trial that has ended was trained, its spectra aside; 0 for one that failed."""
+    if trial.state == TrialState.FAIL or trial.duration is None:
+        return 0.0
+    return trial.duration.total_seconds() - spectrum_seconds(trial)
