@@ -33,6 +33,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--trial", type=nonnegative, required=True, metavar="N", help="its number"
     )
+    command.add_argument(
+        "--objective",
+        type=nonnegative,
+        default=0,
+        metavar="N",
+        help="which one, where the study has several, counted from 0 (default: %(default)s)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
     command.add_argument(
         "--figure", type=Path, metavar="FILE", help="also draw it, as .html or .png"
@@ -49,12 +56,12 @@ def run(options: argparse.Namespace) -> int:
         study = load_study(options.source, options.study_name)
         from optuna_aelle.decisions.explanation import explain_trial
 
-        explanation = explain_trial(study, options.trial)
+        explanation = explain_trial(study, options.trial, objective=options.objective)
         if options.figure is not None:
-            from optuna_aelle.visualization import plot_trial
+            from optuna_aelle.visualization._trial import draw_trial
 
             title = f"{study.study_name}, trial {options.trial}"
-            write_figure(options.figure, plot_trial(study, options.trial), title)
+            write_figure(options.figure, draw_trial(explanation), title)
     if options.json:
         print_json(explanation.as_dict())
         return 0

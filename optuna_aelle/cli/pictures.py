@@ -224,26 +224,27 @@ def _labels(panel: Axes, x: list[float], y: list[float], trace: dict[str, Any]) 
 
 
 def _annotate(panels: dict[str, Axes], note: dict[str, Any]) -> None:
-    first = next(iter(panels.values()))
-    name = str(note.get("xref", "paper"))
-    x = float(note.get("x", 0.5))
-    panel = panels.get(name.removesuffix(" domain").removeprefix("x"), first)
+    # Where nothing is said, plotly takes the first panel, in units of its axes.
+    name, x, y = str(note.get("xref", "x")), float(note.get("x", 0.5)), note.get("y", 0.5)
+    panel = panels.get(name.removesuffix(" domain").removeprefix("x"), next(iter(panels.values())))
     if name == "paper":
         # Panels lie beside each other: the one that is meant, and the place within it.
         place = min(int(x * len(panels)), len(panels) - 1)
         panel, x = list(panels.values())[place], x * len(panels) - place
-        if note.get("y", 0.5) >= 1.0:
+        if y >= 1.0:
             panel.set_title(_words(note.get("text")), fontsize=10)
             return
-    across = panel.transAxes if name == "paper" or name.endswith("domain") else panel.transData
-    panel.text(
-        x,
-        note.get("y", 0.5),
+    boxed = {"facecolor": _rgba(note.get("bgcolor")), "edgecolor": "none", "pad": 2}
+    panel.annotate(
         _words(note.get("text")),
-        transform=across,
+        (x, y),
+        xycoords="axes fraction" if name == "paper" or name.endswith("domain") else "data",
+        textcoords="offset points",
+        xytext=(0, note.get("yshift", 0) * _PIXEL),
         ha=str(note.get("xanchor", "center")).replace("auto", "center"),
         va=_ANCHORS[note.get("yanchor", "middle")],
         fontsize=(note.get("font") or {}).get("size", 12) * _PIXEL,
+        bbox=boxed if note.get("bgcolor") else None,
         # Long words must not squeeze the axes.
         in_layout=False,
         color=_rgba((note.get("font") or {}).get("color", "#333")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import html
 from typing import TYPE_CHECKING
 
 from optuna_aelle.cli.arguments import positive
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
             show_progress_bar=on_a_terminal(),
         )
         name = printable(recorded.name)
-        finish(recorded, frame, plot_race(frame, title=name), options)
+        finish(recorded, frame, plot_race(frame, title=html.escape(name)), options)
     print(
         f"{name}: {len(recorded)} trials, {recorded.direction}; every arm spends "
         f"{budget} epochs, {trainings} whole training{'s' if trainings > 1 else ''}, on "

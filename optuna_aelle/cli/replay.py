@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import html
 from typing import TYPE_CHECKING
 
 from optuna_aelle.cli.backtests import add_backtest_arguments
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             show_progress_bar=on_a_terminal(),
         )
         name = printable(recorded.name)
-        finish(recorded, frame, plot_replay(frame, title=name), options)
+        finish(recorded, frame, plot_replay(frame, title=html.escape(name)), options)
     print(f"{name}: {len(recorded)} trials, {recorded.direction}, in random orders.\n")
     print(compare(frame).to_string(float_format=lambda x: f"{x:.4g}"))
     print(

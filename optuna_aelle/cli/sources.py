@@ -240,10 +240,11 @@ def _open_proxy(source: str) -> BaseStorage:
 def _without_secret(error: BaseException, source: str) -> str:
     said = one_line(error)
     try:
-        password = urlsplit(source).password
+        password = urlsplit(source).password or ""
     except ValueError:
-        password = None
-    for secret in (password, unquote(password or "")):
+        password = ""
+    # Drivers take what stands behind an @ within it, which should have been %40, for a host.
+    for secret in (password, unquote(password), *password.split("@")):
         if secret:
             said = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", said)
     return said

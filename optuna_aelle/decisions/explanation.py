@@ -13,6 +13,7 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -20,6 +21,7 @@ from optuna.trial import TrialState
 
 from optuna_aelle.decisions.front import FrontForecast
 from optuna_aelle.decisions.front import decode_front_forecasts
+from optuna_aelle.decisions.pareto import non_dominated
 from optuna_aelle.decisions.speech import predictor_status
 from optuna_aelle.decisions.trial_record import TrialRecord
 from optuna_aelle.decisions.trial_record import best_finished
@@ -36,6 +38,7 @@ from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.continuation import continuations
 from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.continuation import origin_of
+from optuna_aelle.trials.objectives import signs_of
 
 # As many others as `AeLLEPruner` waits for before it lets its predictor speak.
 _LEAST_OTHERS = 12
@@ -51,6 +54,7 @@ class Explanation:
         trial: The trial.
         best: The best finished one; ``trial`` itself where that is the best, None without any.
         objective: Of a multi-objective study, the one that values and curves are of.
+        n_objectives: How many the study has.
         forecast: The latest that was expected of it.
         front: The same where there are several objectives.
         forecast_source: ``"stored"``, or ``"computed"`` now from the other trials; None without.
@@ -72,6 +76,7 @@ class Explanation:
     trial: TrialRecord
     best: TrialRecord | None
     objective: int
+    n_objectives: int
     forecast: Forecast | None
     front: FrontForecast | None
     forecast_source: str | None
@@ -86,6 +91,11 @@ class Explanation:
     def is_best(self) -> bool:
         """Whether no finished trial is better."""
         return self.best is not None and self.best.number == self.trial.number
+
+    @property
+    def of_objective(self) -> str:
+        """Which objective values are of, as the end of a sentence; empty if there is but one."""
+        return f" in objective {self.objective}" if self.n_objectives > 1 else ""
 
     @property
     def expected(self) -> tuple[float, float, float] | None:
@@ -221,34 +231,31 @@ def explain_one(
         trial=own,
         best=None if best is None else record_of(best, objective),
         objective=objective,
+        n_objectives=len(study.directions),
         forecast=forecast,
         front=front,
         forecast_source=source,
         no_forecast=reason,
         bar=bar,
         verdict=verdict,
-        sentence=_sentence(own, verdict, trials, objective, maximize=maximize),
+        sentence=_sentence(study, own, verdict, trials, objective),
         continues=unless_damaged(lambda: origin_of(trial), None),
         continued_by=continued.get(trial.number),
     )
 
 
 def _sentence(
+    study: optuna.Study,
     own: TrialRecord,
     verdict: Verdict | None,
     trials: Sequence[FrozenTrial],
     objective: int,
-    *,
-    maximize: bool,
 ) -> str:
     if verdict is not None:
         return verdict.sentence()
     steps = moment(max(own.curve, default=UNTRAINED_STEP))
     if own.state == "complete" and own.value is not None:
-        ends = [came_to(t, objective) for t in trials if t.state == TrialState.COMPLETE]
-        known = [end for end in ends if end is not None]
-        better = sum(end > own.value if maximize else end < own.value for end in known)
-        return f"ran to its end: place {better + 1} of the {len(known)} that have finished"
+        return f"ran to its end: {_place(study, own.number, own.value, trials, objective)}"
     if own.state == "complete":
         return "ran to its end, at a value that is not finite"
     if own.state == "pruned":
@@ -256,6 +263,24 @@ def _sentence(
     if own.state == "running":
         return f"{steps}: it is running"
     return "it has not been started" if own.state == "waiting" else f"{steps}: it failed"
+
+
+def _place(
+    study: optuna.Study, number: int, value: float, trials: Sequence[FrozenTrial], objective: int
+) -> str:
+    """Where a trial stands among those that have finished."""
+    finished = [t for t in trials if t.state == TrialState.COMPLETE]
+    known = [end for t in finished if (end := came_to(t, objective)) is not None]
+    maximize = study.directions[objective] == StudyDirection.MAXIMIZE
+    better = sum(end > value if maximize else end < value for end in known)
+    place = f"place {better + 1} of the {len(known)} that have finished"
+    if len(study.directions) == 1:
+        return place
+    signed = np.array([t.values for t in finished], dtype=np.float64) * signs_of(study)
+    front = {t.number for t, is_on in zip(finished, non_dominated(signed), strict=True) if is_on}
+    return (
+        f"{'' if number in front else 'not '}on the Pareto front; in objective {objective} {place}"
+    )
 
 
 def _forecast_now(

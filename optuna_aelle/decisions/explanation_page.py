@@ -29,7 +29,7 @@ def page_of(explained: Explanation) -> str:
 
 def _heading(explained: Explanation) -> list[str]:
     trial = explained.trial
-    came_to = "" if trial.value is None else f", value {trial.value:.5g}"
+    came_to = "" if trial.value is None else f", value {trial.value:.5g}{explained.of_objective}"
     lines = [
         f"trial {trial.number} of '{printable(explained.study_name)}': {trial.state}{came_to}"
     ]
@@ -45,10 +45,12 @@ def _heading(explained: Explanation) -> list[str]:
     if explained.best is None:
         lines.append("No trial has finished with a value yet: there is nothing to compare.")
     elif explained.is_best:
-        lines.append("It is the best finished trial.")
+        lines.append(f"It is the best finished trial{explained.of_objective}.")
     else:
         best = explained.best
-        lines.append(f"The best finished trial is {best.number}, {best.value:.5g}.")
+        lines.append(
+            f"The best finished trial{explained.of_objective} is {best.number}, {best.value:.5g}."
+        )
     return lines
 
 

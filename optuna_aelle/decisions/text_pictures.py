@@ -64,4 +64,6 @@ def printable(text: object, most: int = 200) -> str:
 def _place(x: float, low: float, high: float, n: int) -> int:
     if not high > low:
         return n // 2
-    return int(np.clip(round((x - low) / (high - low) * (n - 1)), 0, n - 1))
+    # Halves: the difference of two numbers may be larger than any number.
+    place = (x / 2 - low / 2) / (high / 2 - low / 2)
+    return int(np.clip(round(place * (n - 1)), 0, n - 1))

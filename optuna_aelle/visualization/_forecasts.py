@@ -21,6 +21,7 @@ from optuna_aelle.visualization._style import MAX_POINTS
 from optuna_aelle.visualization._style import SCALE
 from optuna_aelle.visualization._style import STOPPED
 from optuna_aelle.visualization._style import empty
+from optuna_aelle.visualization._style import escaped
 from optuna_aelle.visualization._style import robust_range
 from optuna_aelle.visualization._style import short
 from optuna_aelle.visualization._style import styled
@@ -97,7 +98,7 @@ def plot_predictions(study: optuna.Study) -> go.Figure:
     if finished:
         hits = sum(e.came_true for e in finished)
         title += f": {hits / len(finished):.0%} of {len(finished)} within their 80 % interval"
-    name = value_name(study)
+    name = escaped(value_name(study))
     styled(figure, title, f"final {name}", f"forecast of the final {name}")
     figure.update_xaxes(range=ends)
     figure.update_yaxes(range=ends)

@@ -121,5 +121,5 @@ def _progress(attributes: Mapping[str, Any]) -> tuple[int, int]:
     stored = attributes.get(PANELS_KEY)
     try:
         return int(stored["ended"]), int(stored["seen"])  # type: ignore[index]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return -1, -1

@@ -19,6 +19,7 @@ from optuna_aelle.visualization._style import UNSCORED
 from optuna_aelle.visualization._style import color
 from optuna_aelle.visualization._style import color_axis
 from optuna_aelle.visualization._style import empty
+from optuna_aelle.visualization._style import escaped
 from optuna_aelle.visualization._style import short
 from optuna_aelle.visualization._style import styled
 from optuna_aelle.visualization._style import thin
@@ -71,7 +72,7 @@ def plot_resumed(study: optuna.Study) -> go.Figure:
         marker = {"color": [axis["cmin"]], "coloraxis": "coloraxis", "opacity": 0}
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False)
         figure.update_layout(coloraxis=axis)
-    return styled(figure, title, "step", f"reported {value_name(study)}")
+    return styled(figure, title, "step", f"reported {escaped(value_name(study))}")
 
 
 def _chain(

@@ -62,7 +62,7 @@ def draw_trial(explained: Explanation) -> go.Figure:
         if record is not None and record.curve:
             _add_curve(figure, record, is_own=record is trial)
     _add_forecast(figure, explained, best)
-    value = "" if trial.value is None else f", value {trial.value:.5g}"
+    value = "" if trial.value is None else f", value {trial.value:.5g}{explained.of_objective}"
     heading = f"<b>trial {trial.number}: {trial.state}{value}</b>"
     styled(figure, f"{heading}<br>{wrapped(escaped(explained.sentence, 400), 125)}", "", "")
     drawn = [y for trace in figure.data if trace.xaxis == "x" for y in trace.y if y is not None]

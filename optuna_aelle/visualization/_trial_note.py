@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,7 +104,9 @@ def note_of(explained: Explanation) -> str:
     if lines:
         parts.append("\n".join(["```text", *lines, "```"]))
     if other is not None:
-        parts.append(f"Trial {other.number} was the best when this was written.")
+        parts.append(
+            f"Trial {other.number} was the best{explained.of_objective} when this was written."
+        )
     return "\n\n".join(parts)
 
 
@@ -118,13 +121,13 @@ def _curves(records: Sequence[TrialRecord]) -> list[tuple[FloatArray, list[float
     moments = np.linspace(steps[0], steps[-1], min(_WIDTH, len(steps))).tolist() if steps else []
     found = []
     for record in records:
-        last = max(record.curve, default=-1)
+        reported, values = list(record.curve), list(record.curve.values())
         known = [
-            record.curve[max(step for step in record.curve if step <= moment)]
+            values[bisect(reported, moment) - 1]
             for moment in moments
-            if min(record.curve, default=math.inf) <= moment <= last
+            if reported and reported[0] <= moment <= reported[-1]
         ]
-        found.append((np.array(known), list(record.curve.values())))
+        found.append((np.array(known), values))
     return found
 
 
@@ -142,5 +145,6 @@ def _bars(rows: Sequence[FloatArray]) -> list[str]:
 def _bar(value: float, low: float, high: float) -> str:
     if not math.isfinite(value):
         return " "
-    place = (value - low) / (high - low) if high > low else 0.5
+    # Halves: the difference of two numbers may be larger than any number.
+    place = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
     return _BLOCKS[min(int(place * len(_BLOCKS)), len(_BLOCKS) - 1)]

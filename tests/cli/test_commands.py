@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import optuna
+import plotly.graph_objects as go
 import pytest
 
 import optuna_aelle
@@ -165,6 +166,44 @@ def test_a_trial_of_a_table_has_the_number_that_it_had(
     assert main(["explain", str(tmp_path / "some.npz"), "--trial", "6", "--json"]) == 0
     explained = json.loads(capsys.readouterr().out)
     assert explained["trial"]["value"] == study.trials[6].value
+
+
+def test_each_objective_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, png = f"sqlite:///{tmp_path / 'my.db'}", tmp_path / "t.png"
+    study = optuna.create_study(storage=storage, directions=["minimize", "maximize"])
+    study.add_trial(optuna.trial.create_trial(values=[1.0, 7.0]))
+    arguments = ["explain", storage, "--trial", "0", "--objective"]
+    assert main([*arguments, "1", "--figure", str(png)]) == 0
+    assert "value 7 in objective 1" in capsys.readouterr().out
+    assert png.exists()
+    assert main([*arguments, "2"]) == 2
+    assert "objective from 0 to 1" in capsys.readouterr().err
+
+
+def test_words_of_a_png_stand_where_they_belong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    from optuna_aelle.cli.pictures import draw_png
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    figure = go.Figure(go.Scatter(x=[-30.0, 20.0], y=[5.0, 9.0]))
+    for x, name in ((-30.0, "left"), (20.0, "right")):
+        figure.add_annotation(x=x, y=5.0, text=name, showarrow=False)
+    figure.add_annotation(x=0.5, y=0.5, xref="paper", yref="paper", text="middle")
+    draw_png(figure, tmp_path / "f.png")
+    (panel,) = drawn[0].axes
+    places = {text.get_text(): (text.xy, text.xycoords) for text in panel.texts}
+    assert places == {
+        "left": ((-30.0, 5.0), "data"),
+        "right": ((20.0, 5.0), "data"),
+        "middle": ((0.5, 0.5), "axes fraction"),
+    }
 
 
 @pytest.mark.parametrize("suffix", [".html", ".png"])

@@ -112,6 +112,7 @@ def refused(source: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("grpc://127.0.0.1:1", "none has answered"),
         ("grpc://", "grpc://HOST:PORT"),
         ("postgresql+psycopg://me:secret@127.0.0.1:1/db", "refused"),
+        ("postgresql+psycopg://me:a@secret@127.0.0.1:1/db", "psycopg"),
         ("mysql+pymysql://me:secret@127.0.0.1:1/db", "Can't connect"),
         ("postgresql+psycopg://me:se/secret@host:x/db", "cannot be read. Write @, /, :"),
         ("oracle+nosuch://me:secret@host/db", "oracle"),

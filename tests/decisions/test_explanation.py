@@ -279,7 +279,14 @@ def test_of_several_objectives_one_is_explained() -> None:
     study.add_trial(create_trial(values=[1.0, 1.0]))
     study.add_trial(create_trial(values=[2.0, 2.0]))
     assert explain_trial(study, 0).is_best
-    assert not explain_trial(study, 0, objective=1).is_best
+    second = explain_trial(study, 0, objective=1)
+    assert not second.is_best
+    place = "on the Pareto front; in objective 1 place 2 of the 2 that have finished"
+    assert second.sentence == f"ran to its end: {place}"
+    assert "complete, value 1 in objective 1\n" in second.text()
+    assert "The best finished trial in objective 1 is 1, 2." in second.text()
+    study.add_trial(create_trial(values=[3.0, 0.5]))
+    assert explain_trial(study, 2).sentence.startswith("ran to its end: not on the Pareto front;")
     assert "several objectives" in str(explain_trial(study, 0).no_forecast)
     with pytest.raises(ValueError, match="objective from 0 to 1"):
         explain_trial(study, 0, objective=2)
@@ -309,3 +316,5 @@ def test_pictures_place_both_curves() -> None:
     assert lines[-1].endswith("right")
     assert compared([(0, math.nan)], []) == []
     assert len(compared([(3, 2.0)], [])) == 10
+    # The difference is larger than any number.
+    assert compared([(0, -1e308), (1, 1e308)], [])[0].endswith("o")

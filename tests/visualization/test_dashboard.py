@@ -33,11 +33,14 @@ from optuna_aelle._warnings import forget_warnings
 from optuna_aelle.decisions.verdict import VERDICT_KEY
 from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.trials.continuation import CONTINUES_KEY
+from optuna_aelle.trials.storage import study_system_attributes
+from optuna_aelle.trials.storage import write_study_system_attribute
 from optuna_aelle.visualization import DashboardCallback
 from optuna_aelle.visualization import _dashboard
 from optuna_aelle.visualization import _panels
 from optuna_aelle.visualization import _refresher
 from optuna_aelle.visualization import save_dashboard_plots
+from optuna_aelle.visualization._panels import PANELS_KEY
 from optuna_aelle.visualization._panels import draw
 from optuna_aelle.visualization._panels import keep
 from optuna_aelle.visualization._refresher import Refresher
@@ -472,6 +475,20 @@ def test_a_note_shows_the_trial_beside_the_best(make_study: Any, no_umap: None) 
     low, high = forecast.interval
     assert f"{forecast.value:.4g}, 80 % between {low:.4g} and {high:.4g}" in pruned
     assert "trial" not in trial_note(study, best).split("```")[1]
+
+
+def test_values_far_apart_have_a_note(no_umap: None) -> None:
+    """As far as no number is large."""
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=1.0, intermediate_values={0: 1e308, 1: -1e308, 2: 1.0}))
+    assert "█▁▅" in draw(study, most_notes=1).notes[0]
+
+
+def test_progress_damaged_by_hand_is_none(no_umap: None) -> None:
+    study = optuna.create_study()
+    write_study_system_attribute(study, PANELS_KEY, {"ended": float("inf"), "seen": 1})
+    keep(study, draw(study, most_notes=0))
+    assert study_system_attributes(study)[PANELS_KEY] == {"ended": 0, "seen": 0}
 
 
 def test_text_of_others_is_no_markdown_and_no_html(no_umap: None) -> None:
