@@ -64,6 +64,11 @@ def run(options: argparse.Namespace) -> int:
     from optuna_aelle.prediction.prior import as_prior
 
     check_knobs(knobs)
+    if options.base not in ("pretrained", "none") and not Path(options.base).is_file():
+        raise ValueError(
+            "--base expects pretrained, none, or the path of a prior, but there is no file "
+            f"{options.base!r}."
+        )
     with notes():
         base = as_prior(None if options.base == "none" else options.base)
         studies = fetch(options.sources, options.study_name)

@@ -91,9 +91,10 @@ def _cores() -> int:
 
 
 def _threads() -> Finding:
-    from numba import get_num_threads
+    from numba import config
 
-    pools = {"PyTorch": torch.get_num_threads(), "Numba": get_num_threads()}
+    # Not numba.get_num_threads, which starts them, and sets those of OpenMP beside.
+    pools = {"PyTorch": torch.get_num_threads(), "Numba": config.NUMBA_NUM_THREADS}
     for pool in threadpool_info():
         name = {"blas": "BLAS", "openmp": "OpenMP"}.get(pool["user_api"], pool["user_api"])
         pools[f"{name} ({pool['prefix']})"] = pool["num_threads"]

@@ -23,7 +23,9 @@ from zipfile import BadZipFile
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.storages import InMemoryStorage
 from optuna.study import Study
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from optuna.trial import create_trial
 
@@ -207,7 +209,10 @@ def read_table(path: str) -> RecordedTrials:
 
 def _as_study(recorded: RecordedTrials) -> Study:
     """A study in memory; trials that the table left out have failed in it."""
-    study = optuna.create_study(study_name=recorded.name, direction=recorded.direction)
+    storage = InMemoryStorage()
+    # `optuna.create_study` would say so in the log.
+    storage.create_new_study([StudyDirection[recorded.direction.upper()]], recorded.name)
+    study = optuna.load_study(study_name=recorded.name, storage=storage)
     now = datetime.datetime.now()
     for trial in sorted(recorded.trials, key=lambda trial: trial.number):
         while len(study.get_trials(deepcopy=False)) < trial.number:

@@ -39,6 +39,8 @@ def of_source(
         OSError: The same.
     """
     if source.endswith(TABLE):
+        if checkpoints is not None:
+            raise ValueError("--checkpoints expects a storage, but tables list no checkpoints.")
         study = load_study(source, study_name)
         return {f"study {study.study_name}": diagnose(study)}
     away = _unreachable(source)

@@ -164,8 +164,9 @@ def test_a_trial_of_a_table_has_the_number_that_it_had(
     )
     some.save(tmp_path / "some.npz")
     assert main(["explain", str(tmp_path / "some.npz"), "--trial", "6", "--json"]) == 0
-    explained = json.loads(capsys.readouterr().out)
-    assert explained["trial"]["value"] == study.trials[6].value
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["trial"]["value"] == study.trials[6].value
+    assert not printed.err
 
 
 def test_each_objective_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,7 +306,7 @@ def test_a_prior_is_learned_from_storages_and_tables(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--base", "nowhere.prior"], "nowhere.prior"),
+        (["--base", "nowhere.prior"], "there is no file 'nowhere.prior'"),
         (["--base", "{source}"], "nowhere"),
         (["--knob", "lr"], "--knob expects OWN=COMMON"),
         (["--knob", "lr=nonsense"], "Expected knobs to map 'lr' to one of"),

@@ -89,6 +89,7 @@ def test_a_server_that_does_not_answer_is_a_problem(
     [
         (["--study-name", "x"], "expect a storage beside them"),
         (["--checkpoints", "x"], "expect a storage beside them"),
+        (["t.npz", "--checkpoints", "."], "--checkpoints expects a storage"),
         (["{source}", "--checkpoints", "nowhere"], "--checkpoints expects a folder"),
         (["sqlite:///nowhere.db"], "there is no such file"),
     ],
