@@ -228,7 +228,7 @@ def test_figures_are_drawn_into_a_folder(
         assert f"{len(drawn)} figures of mine" in out
         assert page.count('class="plotly-graph-div"') == len(drawn)
         # Nothing is fetched: plotly.js is in it, once.
-        assert 4_000_000 < len(page) < 8_000_000
+        assert 3_000_000 < len(page) < 8_000_000
         assert "<script src=" not in page
     else:
         assert {path.stem for path in folder.iterdir()} == {*drawn}
