@@ -187,7 +187,7 @@ def _default_pruner(
     return _Default(
         [least for least, _ in each],
         [most for _, most in each],
-        f"of those that finished here it keeps {best:.4g}",
+        f"best kept {best:.4g}",
     )
 
 

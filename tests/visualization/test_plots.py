@@ -309,7 +309,7 @@ def test_compute_saved_by_hand(first: int, make_study: Any) -> None:
     assert (most.name, most.y) == ("Optuna's default pruner", (10, 20, 30))
     title = figure.layout.title.text
     assert title.startswith("Compute: 12 of 30 steps (60% saved); best 0.5<br>")
-    assert "13 to 30; of those that finished here it keeps 0.5" in title
+    assert "13 to 30; best kept 0.5" in title
 
 
 def test_what_optunas_default_pruner_stops_is_known(make_study: Any) -> None:
