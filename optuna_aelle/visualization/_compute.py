@@ -35,6 +35,10 @@ from optuna_aelle.visualization._trials import is_maximized
 from optuna_aelle.visualization._trials import trials_of
 from optuna_aelle.visualization._trials import value_of
 
+# Optuna's pruner goes through a whole curve at each step that it is asked at: of curves that are
+# very long it is asked at some steps, the same of all trials, and at the last.
+_MOST_ASKED = 30_000
+
 
 def plot_compute_saved(study: optuna.Study) -> go.Figure:
     """Draw the steps that ended trials took, and would have taken otherwise.
@@ -45,7 +49,8 @@ def plot_compute_saved(study: optuna.Study) -> go.Figure:
 
     *Optuna's default pruner* is its ``MedianPruner``, replayed over the same networks in the same
     order (`optuna_aelle.replay`). Of what was stopped here nobody knows how far it would have
-    come there, so a band is drawn: from "no further than here" to "to its end". Optuna's default
+    come there, so a band is drawn: from "no further than here" to "to its end". Of very long
+    curves it is asked at some steps only, evenly spread. Optuna's default
     sampler would have started other networks; what those cost cannot be known from this study.
 
     Args:
@@ -152,9 +157,12 @@ def _default_pruner(
     study: optuna.Study, ended: Sequence[FrozenTrial], longest: int
 ) -> _Default | None:
     """What Optuna's default pruner makes of the same networks; None where nothing can be said."""
-    networks = [_bare(t) for t in one_a_network(ended) if _is_replayable(t)]
-    if len(study.directions) > 1 or not any(t.state == TrialState.COMPLETE for t in networks):
+    whole = [t for t in one_a_network(ended) if _is_replayable(t)]
+    if len(study.directions) > 1 or not any(t.state == TrialState.COMPLETE for t in whole):
         return None
+    reported = sorted({step for trial in whole for step in trial.intermediate_values})
+    asked = set(thin(reported, max(_MOST_ASKED // len(whole), 2)))
+    networks = [_bare(trial, asked) for trial in whole]
     recorded = RecordedTrials(
         name=study.study_name,
         direction="maximize" if is_maximized(study) else "minimize",
@@ -205,10 +213,12 @@ class _RememberingMedianPruner(MedianPruner):
         return stops
 
 
-def _bare(trial: FrozenTrial) -> FrozenTrial:
+def _bare(trial: FrozenTrial, asked: set[int]) -> FrozenTrial:
     """What a pruner looks at: parameters, which Optuna would check again, are left out."""
     bare = copy.copy(trial)
     bare.params, bare.distributions = {}, {}
+    curve, last = trial.intermediate_values.items(), trial.last_step
+    bare.intermediate_values = {s: x for s, x in curve if s in asked or s == last}
     return bare
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.continuation import CHECKPOINTS_KEY
 from optuna_aelle.trials.continuation import enqueue_continuation
 from optuna_aelle.trials.objectives import VALUES_PREFIX
+from optuna_aelle.visualization import _compute
 from optuna_aelle.visualization import plot_compute_saved
 from optuna_aelle.visualization import plot_latent_map
 from optuna_aelle.visualization import plot_predictions
@@ -312,7 +314,12 @@ def test_compute_saved_by_hand(first: int, make_study: Any) -> None:
     assert "13 to 30; best kept 0.5" in title
 
 
-def test_what_optunas_default_pruner_stops_is_known(make_study: Any) -> None:
+@pytest.mark.parametrize("most_asked", [30_000, 24])
+def test_what_optunas_default_pruner_stops_is_known(
+    most_asked: int, make_study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked at every step, or as of long curves at three of them."""
+    monkeypatch.setattr(_compute, "_MOST_ASKED", most_asked)
     study = make_study(direction="minimize")
     for _ in range(5):
         add(study, value=0.1, intermediate_values=dict.fromkeys(range(10), 0.1))
@@ -325,6 +332,17 @@ def test_what_optunas_default_pruner_stops_is_known(make_study: Any) -> None:
     least, most = plot_compute_saved(study).data[:2]
     assert np.diff(least.y).tolist() == [10, 10, 10, 10, 1, 1, 3]
     assert np.diff(most.y).tolist() == [10, 10, 10, 10, 1, 1, 10]
+
+
+def test_a_curve_of_very_many_reports_is_drawn_at_once(make_study: Any) -> None:
+    study = make_study(direction="minimize")
+    n = 100_000  # asked at each, Optuna would copy all reports as often
+    for _ in range(2):
+        add(study, value=0.1, intermediate_values=dict.fromkeys(range(n), 0.1))
+    before = time.process_time()
+    figure = plot_compute_saved(study)
+    assert time.process_time() - before < 15.0
+    assert figure.data[0].y == (n, 2 * n)
 
 
 def test_compute_without_pruning_saves_nothing(make_study: Any) -> None:
