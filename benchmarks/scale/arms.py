@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import queue
 import socket
 import time
 import uuid
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -164,3 +166,17 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     found = call()
     return found, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def next_result(results: Any, workers: Sequence[Any]) -> Any:
+    """What one of some processes puts into a queue.
+
+    Raises:
+        RuntimeError: One of them has failed.
+    """
+    while True:
+        try:
+            return results.get(timeout=2.0)
+        except queue.Empty:
+            if failed := [worker.exitcode for worker in workers if worker.exitcode]:
+                raise RuntimeError(f"Processes ended with {failed}; see above.") from None

@@ -21,9 +21,11 @@ from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 
 import optuna_aelle as aelle
+from benchmarks.scale.arms import ARMS
 from benchmarks.scale.arms import OURS
 from benchmarks.scale.arms import PEER
 from benchmarks.scale.arms import be_quiet
+from benchmarks.scale.arms import next_result
 
 _PROBE = torch.randn(40, 4, 8, generator=torch.Generator().manual_seed(0))
 _INPUTS = torch.randn(60, 32, 8, generator=torch.Generator().manual_seed(1))
@@ -41,32 +43,12 @@ def busy_cores(n: int) -> Iterator[None]:
             process.wait()
 
 
-def measure(arm: str, n_jobs: int, n_trials: int, n_epochs: int, n_busy: int) -> dict[str, Any]:
-    """Seconds of a study in a process of its own, beside busy ones.
-
-    Args:
-        arm: Of `ARMS`.
-        n_jobs: Trials at once.
-        n_trials: Of the study.
-        n_epochs: Of each trial.
-        n_busy: Processes that keep cores busy.
-    """
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    worker = context.Process(target=_run, args=(arm, n_jobs, n_trials, n_epochs, results))
-    with busy_cores(n_busy):
-        worker.start()
-        found: dict[str, Any] = results.get()
-        worker.join()
-    return found
-
-
 def build(params: dict[str, Any]) -> torch.nn.GRU:
     """The same weights for the same size, whatever the process has drawn before."""
     return torch.nn.GRU(8, params["hidden_size"])
 
 
-def _run(arm: str, n_jobs: int, n_trials: int, n_epochs: int, results: Any) -> None:
+def _run(arm: str, n_jobs: int, n_trials: int, n_epochs: int, ready: Any, results: Any) -> None:
     be_quiet()
     torch.set_num_threads(1)
     training = 0.0
@@ -105,22 +87,37 @@ def _run(arm: str, n_jobs: int, n_trials: int, n_epochs: int, results: Any) -> N
         warm = optuna.create_study(sampler=aelle.AeLLESampler(seed=1), pruner=aelle.AeLLEPruner())
         warm.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=3)
     study = optuna.create_study(sampler=sampler, pruner=pruner)
+    ready.wait()
     wall, cpu = time.perf_counter(), time.process_time()
     study.optimize(objective, n_trials=n_trials, n_jobs=n_jobs)
-    results.put(
-        {
-            "seconds": round(time.perf_counter() - wall, 3),
-            "cpu_seconds": round(time.process_time() - cpu, 3),
-            "training_seconds": round(training, 3),
-            "trials": len(study.trials),
-        }
-    )
+    found = {
+        "seconds": round(time.perf_counter() - wall, 3),
+        "cpu_seconds": round(time.process_time() - cpu, 3),
+        "training_seconds": round(training, 3),
+        "trials": len(study.trials),
+    }
+    results.put((arm, found))
 
 
 def compared(n_jobs: int, n_trials: int, n_epochs: int) -> dict[str, Any]:
-    """Both arms, one after the other, beside as many busy processes as there are cores."""
-    found: dict[str, Any] = {
-        arm: measure(arm, n_jobs, n_trials, n_epochs, os.cpu_count() or 1) for arm in (PEER, OURS)
-    }
-    found["ratio"] = round(found[OURS]["seconds"] / found[PEER]["seconds"], 3)
-    return found
+    """Seconds of a study of each arm, both at once: whatever else the machine does hits both.
+
+    Args:
+        n_jobs: Trials at once.
+        n_trials: Of each study.
+        n_epochs: Of each trial.
+    """
+    context = multiprocessing.get_context("spawn")
+    ready, results = context.Barrier(len(ARMS)), context.Queue()
+    workers = [
+        context.Process(target=_run, args=(arm, n_jobs, n_trials, n_epochs, ready, results))
+        for arm in ARMS
+    ]
+    with busy_cores(os.cpu_count() or 1):
+        for worker in workers:
+            worker.start()
+        found: dict[str, Any] = dict(next_result(results, workers) for _ in workers)
+        for worker in workers:
+            worker.join()
+    ratio = found[OURS]["seconds"] / found[PEER]["seconds"]
+    return {arm: found[arm] for arm in ARMS} | {"ratio": round(ratio, 3)}

@@ -89,6 +89,7 @@ def _busy(axis: Any, rows: Rows) -> None:
     axis.axhline(1.0, color=COLORS[PEER])
     axis.axhline(BUSY, color="#666666", linestyle=":", label=f"target {BUSY:g}")
     axis.set_xticks(list(positions), [str(r["n_jobs"]) for r in rows])
+    axis.set_xlim(-0.6, len(rows) - 0.4)
     _legend(axis)
 
 
@@ -121,7 +122,7 @@ def _memory(axis: Any, rows: Rows) -> None:
         ended = [r["ended"] for r in mine]
         axis.plot(ended, [r["mib"] for r in mine], marker="o", color=COLORS[arm], label=arm)
     axis.set_xscale("log")
-    axis.set_ylim(bottom=0.0)
+    axis.set_ylim(0.0, 1.1 * max((r["mib"] for r in rows), default=1.0))
     _ticks(axis, sorted({r["ended"] for r in rows}))
     _legend(axis)
 

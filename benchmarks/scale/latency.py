@@ -14,6 +14,7 @@ from benchmarks.scale.arms import be_quiet
 from benchmarks.scale.arms import curve
 from benchmarks.scale.arms import fresh_study
 from benchmarks.scale.arms import made
+from benchmarks.scale.arms import next_result
 from benchmarks.scale.arms import open_storage
 from benchmarks.scale.arms import parts_of
 from benchmarks.scale.arms import spectrum
@@ -34,7 +35,7 @@ def measure(where: str, arm: str, n_ended: int, n_decisions: int) -> dict[str, A
     results = context.Queue()
     worker = context.Process(target=_measure, args=(where, arm, n_ended, n_decisions, results))
     worker.start()
-    found: dict[str, Any] = results.get()
+    found: dict[str, Any] = next_result(results, [worker])
     worker.join()
     return found
 

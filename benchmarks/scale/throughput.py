@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import queue
 import resource
 import time
 from typing import Any
@@ -15,6 +14,7 @@ from optuna.trial import FrozenTrial
 from benchmarks.scale.arms import be_quiet
 from benchmarks.scale.arms import cheap
 from benchmarks.scale.arms import fresh_study
+from benchmarks.scale.arms import next_result
 from benchmarks.scale.arms import open_storage
 from benchmarks.scale.arms import parts_of
 from benchmarks.scale.audit import audit
@@ -42,7 +42,7 @@ def run_workers(where: str, arm: str, n_workers: int, n_trials: int) -> dict[str
         ]
         for worker in workers:
             worker.start()
-        found = [_result(results, workers) for _ in workers]
+        found = [next_result(results, workers) for _ in workers]
         for worker in workers:
             worker.join()
         seconds = max(f["ended"] for f in found) - min(f["began"] for f in found)
@@ -65,16 +65,6 @@ def run_workers(where: str, arm: str, n_workers: int, n_trials: int) -> dict[str
         "largest_mib": round(max(f["mib"] for f in found), 1),
         "audit": checked,
     }
-
-
-def _result(results: Any, workers: list[Any]) -> dict[str, Any]:
-    while True:
-        try:
-            found: dict[str, Any] = results.get(timeout=5.0)
-            return found
-        except queue.Empty:
-            if failed := [w.exitcode for w in workers if w.exitcode]:
-                raise RuntimeError(f"Workers ended with {failed}; see above.") from None
 
 
 def _points(n_trials: int) -> list[int]:

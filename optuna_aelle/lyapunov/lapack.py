@@ -8,8 +8,6 @@ shares the work.
 
 from __future__ import annotations
 
-import ctypes
-import itertools
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -20,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from optuna_aelle._threads import one_thread
 
 # From here on it pays to multiply by a triangle, system by system, instead of by a whole frame.
 _MIN_TRIANGLE = 64
@@ -101,49 +101,24 @@ def lu_factors(frame: Tensor) -> LUFactors:
     return LUFactors(packed_t, rows)
 
 
-class _Pool(NamedTuple):
-    """A thread pool of the whole process."""
-
-    n_threads: Callable[[], int]
-    limit: Callable[[int], Any]
-
-
 class _SingleThreaded:
     """Keep SciPy's LAPACK to the thread that calls it: its own pool would fight PyTorch's.
 
-    The limit is one of the whole process, so it is set only where SciPy's LAPACK is used and has
-    more threads: the first spectrum that is under way sets it, the last one lifts it. Pools that
-    others have limited already are left to them, lest their limit be restored after they have
-    lifted it.
+    Only where SciPy's LAPACK is used: where PyTorch has one thread.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._limited: list[tuple[_Pool, int]] = []
         self._of_thread = threading.local()
 
     def __enter__(self) -> None:
         counted: list[bool] = self._of_thread.__dict__.setdefault("counted", [])
-        counted.append(torch.get_num_threads() == 1)
-        if not counted[-1]:
-            return
-        with self._lock:
-            self._users += 1
-            for pool in _scipy_pools() if self._users == 1 else ():
-                n_threads = pool.n_threads()
-                if n_threads > 1:
-                    self._limited.append((pool, n_threads))
-                    pool.limit(1)
+        counted.append(_scipy() is not None and torch.get_num_threads() == 1)
+        if counted[-1]:
+            one_thread.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        if not self._of_thread.counted.pop():
-            return
-        with self._lock:
-            self._users -= 1
-            while self._users == 0 and self._limited:
-                pool, n_threads = self._limited.pop()
-                pool.limit(n_threads)
+        if self._of_thread.counted.pop():
+            one_thread.__exit__()
 
 
 single_threaded = _SingleThreaded()
@@ -166,40 +141,6 @@ def _scipy_getrf(dtype: torch.dtype) -> Callable[..., Any] | None:
         _scipy().lapack, "sgetrf" if dtype == torch.float32 else "dgetrf"
     )
     return getrf
-
-
-@cache
-def _scipy_pools() -> tuple[_Pool, ...]:
-    """The pools of OpenBLAS that are loaded with SciPy; none without threadpoolctl.
-
-    It finds them, and no more: its newer versions (3.8 is one) let that thread alone lift a limit
-    that has set it, which need not be the last one out. An OpenBLAS built on OpenMP counts for
-    each thread, and needs no limit where PyTorch has one thread.
-    """
-    if _scipy() is None:
-        return ()
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return ()
-    return tuple(
-        pool
-        for info in threadpool_info()
-        if info["internal_api"] == "openblas" and info.get("threading_layer") == "pthreads"
-        if (pool := _openblas_pool(info["filepath"])) is not None
-    )
-
-
-def _openblas_pool(path: str) -> _Pool | None:
-    library = ctypes.CDLL(path)
-    for prefix, suffix in itertools.product(("", "scipy_"), ("", "64_", "_64")):
-        count, limit = (
-            getattr(library, f"{prefix}openblas_{what}_num_threads{suffix}", None)
-            for what in ("get", "set")
-        )
-        if count is not None and limit is not None:
-            return _Pool(count, limit)
-    return None
 
 
 def _row_order(swaps: Sequence[Any], size: int) -> Tensor:

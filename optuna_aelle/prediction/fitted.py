@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.stats import norm
 
+from optuna_aelle._threads import one_thread
 from optuna_aelle.prediction.curves import curve_statistics
 from optuna_aelle.prediction.curves import rank_correlation
 from optuna_aelle.prediction.curves import score_against
@@ -163,7 +164,11 @@ class FittedPredictor:
         return [i for i, trial in enumerate(self.lessons) if went_past(trial, step)]
 
     def _model(self, step: int) -> _Model:
-        return self._models.get(step, lambda: self._fit_model(step))
+        def fit() -> _Model:
+            with one_thread:
+                return self._fit_model(step)
+
+        return self._models.get(step, fit)
 
     def _fit_model(self, step: int) -> _Model:
         past = [i for i in self._past(step) if self.known[i] >= LEAST_KNOWN]

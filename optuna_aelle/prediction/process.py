@@ -35,6 +35,7 @@ from optuna.trial import TrialState
 from scipy.linalg import cho_factor
 from scipy.linalg import cho_solve
 
+from optuna_aelle._threads import one_thread
 from optuna_aelle.prediction.encoding import ParameterEncoder
 from optuna_aelle.prediction.network import Outlook
 from optuna_aelle.prediction.prior import Prior
@@ -86,9 +87,19 @@ def forecast_field(
         untried: Candidates, with the spectra of their untrained networks where those are known.
         reader: Of the study; kept, it makes the next question cheap.
     """
-    everyone = [*started, *untried]
-    if not everyone:
+    if not started and not untried:
         return Field(np.zeros(0), np.zeros(0))
+    with one_thread:
+        return _forecast_field(prior, started, untried, reader)
+
+
+def _forecast_field(
+    prior: Prior,
+    started: Sequence[FrozenTrial],
+    untried: Sequence[FrozenTrial],
+    reader: Reader,
+) -> Field:
+    everyone = [*started, *untried]
     untrained = reader.read(everyone, UNTRAINED_STEP)
     outlook = reader.once(
         "outlook", (prior, untrained), lambda: _before_training(prior, everyone, untrained)

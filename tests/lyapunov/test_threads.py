@@ -16,12 +16,12 @@ from threadpoolctl import threadpool_info
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from optuna_aelle._threads import _pools
 from optuna_aelle.aelle import AeLLERegressor
 from optuna_aelle.aelle import autoencoder
 from optuna_aelle.lyapunov import lyapunov_spectrum
 from optuna_aelle.lyapunov import spectral_fingerprint
 from optuna_aelle.lyapunov import spectral_fingerprints
-from optuna_aelle.lyapunov.lapack import _scipy_pools
 from optuna_aelle.lyapunov.lapack import single_threaded
 
 
@@ -38,7 +38,7 @@ def blas_counts() -> set[int]:
 def n_torch_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Two threads for every LAPACK, and one or two for PyTorch."""
     before = torch.get_num_threads()
-    pools = _scipy_pools()
+    pools = _pools()
     of_pools = [pool.n_threads() for pool in pools]
     torch.set_num_threads(request.param)
     for pool in pools:
