@@ -25,7 +25,7 @@ LAYERS = (
     ),
     "cli",
 )
-AT_THE_ROOT = {"__init__.py", "_files.py", "_warnings.py", "fingerprint.py"}
+AT_THE_ROOT = {"__init__.py", "_files.py", "_threads.py", "_warnings.py", "fingerprint.py"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
