@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study
+from optuna.trial import TrialState
 
 from optuna_aelle.cli.databases import schema_of
 from optuna_aelle.cli.sources import TABLE
@@ -21,6 +22,7 @@ from optuna_aelle.cli.sources import reading
 from optuna_aelle.decisions.diagnosis import Finding
 from optuna_aelle.decisions.diagnosis import diagnose
 from optuna_aelle.trials.continuation import decode_checkpoints
+from optuna_aelle.trials.continuation import one_a_network
 
 _READS = 5
 _SECONDS = 5.0
@@ -106,7 +108,9 @@ def _schema(source: str) -> list[Finding]:
 def _checkpoints(study: Study, folder: Path) -> Finding:
     listed = {
         saved.artifact: trial.number
-        for trial in study.get_trials(deepcopy=False)
+        # What has gone on or was tried again elsewhere has taken its files along.
+        for trial in one_a_network(study.get_trials(deepcopy=False))
+        if trial.state != TrialState.FAIL
         for saved in decode_checkpoints(trial)
     }
     there = {path.name for path in folder.iterdir()}

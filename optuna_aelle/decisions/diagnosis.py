@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import Literal
 
+import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
@@ -39,10 +40,15 @@ from optuna_aelle.trials.continuation import CONTINUATION_VERSION
 from optuna_aelle.trials.continuation import CONTINUES_KEY
 from optuna_aelle.trials.continuation import check_checkpoints
 from optuna_aelle.trials.continuation import check_continues
+from optuna_aelle.trials.continuation import one_a_network
+from optuna_aelle.trials.objectives import VALUES_PREFIX
+from optuna_aelle.trials.objectives import VALUES_VERSION
+from optuna_aelle.trials.objectives import read_values
 from optuna_aelle.trials.payloads import NewerSchema
 from optuna_aelle.trials.payloads import check_version
 from optuna_aelle.trials.payloads import step_of
 from optuna_aelle.trials.storage import every_trial
+from optuna_aelle.trials.storage import keeps_order_of_reports
 from optuna_aelle.trials.storage import seconds_since_heartbeat
 from optuna_aelle.trials.storage import study_system_attributes
 
@@ -54,6 +60,12 @@ _MOST_SHOWN = 8
 # seconds, is taken to have lost its worker.
 _TIMES_THE_LONGEST = 3.0
 _LEAST_SECONDS = 600.0
+# Renamed in Optuna 4.9.
+_RETRY = (
+    "RetryHeartbeatStaleTrialCallback"
+    if hasattr(optuna.storages, "RetryHeartbeatStaleTrialCallback")
+    else "RetryFailedTrialCallback"
+)
 # Clocks of machines differ by less.
 _SKEW = datetime.timedelta(minutes=1)
 
@@ -98,7 +110,7 @@ def diagnose(study: Study, *, now: datetime.datetime | None = None) -> list[Find
         *_continued_twice(trials),
         *_clocks(trials, now),
         *_values(trials),
-        *_steps(trials),
+        *_steps(trials, keeps_order_of_reports(study)),
     ]
 
 
@@ -149,7 +161,7 @@ def _lost_workers(
             "lost workers",
             f"{_numbers(silent)} should be running, but the heartbeat has stopped.",
             "The next worker that opens the storage with the same heartbeat_interval fails them, "
-            "and retries them where it has a RetryHeartbeatStaleTrialCallback.",
+            f"and retries them where it has a {_RETRY}.",
         )
     if old:
         yield Finding(
@@ -168,6 +180,7 @@ _KINDS: tuple[tuple[str, int | None, _Check], ...] = (
     (SPECTRUM_PREFIX, SPECTRUM_VERSION, check_spectrum),
     (FORECAST_PREFIX, FORECAST_VERSION, read_forecast),
     (FORECASTS_PREFIX, FORECASTS_VERSION, read_front_forecast),
+    (VALUES_PREFIX, VALUES_VERSION, read_values),
     (VERDICT_KEY, VERDICT_VERSION, read_verdict),
     (CHECKPOINTS_KEY, CONTINUATION_VERSION, check_checkpoints),
     (CONTINUES_KEY, CONTINUATION_VERSION, check_continues),
@@ -237,7 +250,8 @@ def _is_of(key: str, prefix: str) -> bool:
 def _checkpoints(trials: Sequence[FrozenTrial]) -> Iterator[Finding]:
     kept = {t.number: t for t in trials if _payload(t, CHECKPOINTS_KEY).get("saved")}
     if kept:
-        stopped = [n for n, trial in kept.items() if trial.state == TrialState.PRUNED]
+        last = one_a_network([t for t in trials if t.number in kept])
+        stopped = [t for t in last if t.state == TrialState.PRUNED]
         yield Finding(
             "ok",
             "checkpoints",
@@ -308,10 +322,11 @@ def _values(trials: Sequence[FrozenTrial]) -> Iterator[Finding]:
         )
 
 
-def _steps(trials: Sequence[FrozenTrial]) -> Iterator[Finding]:
-    # Databases may give reports back in order of step: what is told here is no full account.
+def _steps(trials: Sequence[FrozenTrial], in_order: bool) -> Iterator[Finding]:
     disordered = [
-        t.number for t in trials if list(t.intermediate_values) != sorted(t.intermediate_values)
+        t.number
+        for t in trials
+        if in_order and list(t.intermediate_values) != sorted(t.intermediate_values)
     ]
     negative = [t.number for t in trials if min(t.intermediate_values, default=0) < 0]
     if disordered:

@@ -16,6 +16,8 @@ from typing import cast
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.storages import InMemoryStorage
+from optuna.storages import JournalStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
@@ -94,6 +96,11 @@ def study_system_attributes(study: Study) -> dict[str, Any]:
 def write_study_system_attribute(study: Study, key: str, value: Any) -> None:
     """Write what programs read of a study."""
     study._storage.set_study_system_attr(study._study_id, key, value)
+
+
+def keeps_order_of_reports(study: Study) -> bool:
+    """Whether values come back as they were reported; databases have an order of their own."""
+    return isinstance(study._storage, InMemoryStorage | JournalStorage)
 
 
 def add_as_it_is(study: Study, trial: FrozenTrial) -> None:

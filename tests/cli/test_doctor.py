@@ -18,6 +18,9 @@ from optuna_aelle import Checkpoints
 from optuna_aelle.cli import machine
 from optuna_aelle.cli import main
 from optuna_aelle.prediction import prior
+from optuna_aelle.trials.continuation import decode_checkpoints
+from optuna_aelle.trials.continuation import enqueue_continuation
+from optuna_aelle.trials.continuation import origin_of
 from tests.conftest import run_synthetic
 
 PROGRAM = [sys.executable, "-m", "optuna_aelle.cli", "doctor"]
@@ -72,6 +75,34 @@ def test_missing_checkpoints_are_a_problem(
     out = capsys.readouterr().out
     assert "problem checkpoints: files of 1 trials that list them are missing: 1\n" in out
     assert "1 problem, " in out
+
+
+def test_files_that_a_continuation_has_taken_along_are_not_missed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
+    storage, folder = f"sqlite:///{tmp_path / 'my.db'}", tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+
+    def objective(trial: optuna.Trial) -> float:
+        model = torch.nn.Linear(1, 1)
+        for epoch in checkpoints.epochs(trial, 6, model=model):
+            trial.report(0.0, epoch)
+            if trial.number == 0 and epoch == 2:
+                raise optuna.TrialPruned
+        return 0.0
+
+    study = optuna.create_study(study_name="mine", storage=storage)
+    study.optimize(objective, n_trials=1)
+    enqueue_continuation(study, study.trials[0])
+    study.optimize(objective, n_trials=1)
+    first, second = study.trials
+    assert origin_of(second) == 0
+    assert not any((folder / saved.artifact).exists() for saved in decode_checkpoints(first))
+    assert main(["doctor", storage, "--checkpoints", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "2 trials list checkpoints, 0 of them were stopped and may go on" in out
+    assert "all 2 that are listed are there" in out
 
 
 def test_a_server_that_does_not_answer_is_a_problem(

@@ -16,6 +16,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.storages import InMemoryStorage
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from optuna.trial import create_trial
 
@@ -184,7 +185,10 @@ def test_odd_values_and_steps(storage: BaseStorage) -> None:
     told = " ".join(finding.message for finding in findings(study, "values"))
     assert "reported NaN or an infinity" in told
     assert "ended in an infinity" in told
-    if isinstance(storage, InMemoryStorage):
+    if isinstance(storage, RDBStorage):
+        # Its order is the database's own, and tells nothing.
+        assert not findings(study, "steps")
+    else:
         assert "out of order" in findings(study, "steps")[0].message
 
 
