@@ -39,7 +39,11 @@ from optuna_aelle.trials.continuation import Saved
 from optuna_aelle.trials.continuation import decode_checkpoints
 from optuna_aelle.trials.continuation import encode_checkpoints
 from optuna_aelle.trials.continuation import encode_given_up
+from optuna_aelle.trials.continuation import is_given_up
 from optuna_aelle.trials.continuation import origin_of
+from optuna_aelle.trials.objectives import decode_values
+from optuna_aelle.trials.objectives import n_reports
+from optuna_aelle.trials.objectives import report_values
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import latest
 from optuna_aelle.trials.storage import write_system_attributes
@@ -245,7 +249,7 @@ class Checkpoints:
             with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
                 self._write(file, content, artifact)
             saved = [
-                Saved(epoch, len(stored.intermediate_values), artifact),
+                Saved(epoch, n_reports(stored), artifact),
                 *decode_checkpoints(stored),
             ]
             kept, old = saved[:_N_KEPT], saved[_N_KEPT:]
@@ -356,6 +360,7 @@ def _is_late(study: Study, trial: FrozenTrial) -> bool:
         and other.number < trial.number
         # One that failed is no longer there to be told from.
         and other.state != TrialState.FAIL
+        and not is_given_up(other)
         and other.number not in failed_attempts(trial)
         for other in every_trial(study)
     )
@@ -366,13 +371,17 @@ def _carry_curve(trial: optuna.Trial, stored: FrozenTrial, epoch: int) -> None:
     attempts = failed_attempts(stored)
     if not attempts:
         return
-    n_reports = next(s.reports for s in decode_checkpoints(stored) if s.epoch == epoch)
+    n_saved = next(s.reports for s in decode_checkpoints(stored) if s.epoch == epoch)
     latest_attempt = next(
         (t for t in every_trial(trial.study) if t.number == max(attempts)), stored
     )
-    for step, value in sorted(latest_attempt.intermediate_values.items())[:n_reports]:
+    for step, value in sorted(latest_attempt.intermediate_values.items())[:n_saved]:
         if step not in stored.intermediate_values:
             trial.report(value, step)
+    known = decode_values(stored)
+    for step, values in [*decode_values(latest_attempt).items()][:n_saved]:
+        if step not in known:
+            report_values(trial.study, trial, values, step)
 
 
 def _n_reports(trial: optuna.Trial) -> int:

@@ -61,14 +61,24 @@ def decode_values(trial: AnyTrial) -> dict[int, tuple[float, ...]]:
         >>> decode_values(study.trials[0])
         {}
     """
+    return read_payloads(trial, VALUES_PREFIX, VALUES_VERSION, read_values)
 
-    def read(payload: Mapping[str, Any]) -> tuple[float, ...]:
-        values = payload.get("values")
-        if not isinstance(values, list | tuple):
-            raise ValueError("its 'values' is no list")
-        return tuple(math.nan if value is None else real(value, "values") for value in values)
 
-    return read_payloads(trial, VALUES_PREFIX, VALUES_VERSION, read)
+def read_values(payload: Mapping[str, Any]) -> tuple[float, ...]:
+    """What an attribute holds.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    values = payload.get("values")
+    if not isinstance(values, list | tuple):
+        raise ValueError("its 'values' is no list")
+    return tuple(math.nan if value is None else real(value, "values") for value in values)
+
+
+def n_reports(trial: FrozenTrial) -> int:
+    """After how many steps a trial has reported, whatever the number of its objectives."""
+    return len(trial.intermediate_values) or len(decode_values(trial))
 
 
 def report_values(study: Study, trial: optuna.Trial, values: Sequence[float], step: int) -> None:

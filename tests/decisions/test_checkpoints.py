@@ -387,6 +387,25 @@ def test_two_workers_go_on_with_one_trial_once(tmp_path: Path) -> None:
     assert one_a_network(study.trials) == [study.trials[1]]
 
 
+def test_one_that_is_given_up_holds_nobody_up(tmp_path: Path) -> None:
+    """The one that went on in its place fails, and is tried again."""
+    checkpoints = Checkpoints(tmp_path)
+    study = told_study()
+    epochs: list[int] = []
+    study.optimize(training(checkpoints, stop_at(3), epochs), n_trials=1)
+    enqueue_continuation(study, study.trials[0])
+    enqueue_continuation(study, study.trials[0])
+    lost = study.ask()
+    study.optimize(training(checkpoints, stop_at(-1), epochs), n_trials=1)
+    assert is_given_up(study.trials[2])
+    study.tell(lost, state=TrialState.FAIL)
+    assert [t.state for t in study.trials[1:]] == [TrialState.FAIL, TrialState.PRUNED]
+    RetryFailedTrialCallback(inherit_intermediate_values=True)(study, study.trials[1])
+    study.optimize(training(checkpoints, stop_at(-1), epochs), n_trials=1)
+    assert study.trials[3].state == TrialState.COMPLETE
+    assert epochs == list(range(N_EPOCHS))
+
+
 KILLED = """
 import sys, time
 import optuna

@@ -26,6 +26,7 @@ from optuna_aelle import decode_values
 from optuna_aelle import should_prune
 from optuna_aelle._warnings import AeLLEWarning
 from optuna_aelle.decisions import multi_objective
+from optuna_aelle.decisions.diagnosis import diagnose
 from optuna_aelle.decisions.front import FrontForecast
 from optuna_aelle.decisions.front import decode_front_forecasts
 from optuna_aelle.decisions.front import encode_front_forecast
@@ -42,6 +43,7 @@ from optuna_aelle.decisions.verdict import NON_DOMINATED_HALVING
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.prediction.forecast import Skill
 from optuna_aelle.prediction.objectives import all_objectives
+from optuna_aelle.trials.continuation import decode_checkpoints
 from optuna_aelle.trials.objectives import of_objective
 from optuna_aelle.trials.storage import write_system_attributes
 
@@ -197,6 +199,7 @@ def test_damaged_values_are_left_out_with_a_warning(payload: Any) -> None:
     trial = study.ask()
     should_prune(study, trial, (1.0, 2.0), 1)
     write_system_attributes(study, trial, {"aelle:values:2": payload})
+    assert any("aelle:values" in found.message for found in diagnose(study))
     with pytest.warns(AeLLEWarning, match="aelle:values:2"):
         assert decode_values(trial) == {1: (1.0, 2.0)}
 
@@ -521,6 +524,31 @@ def test_checkpoints_save_and_nothing_is_resumed(tmp_path: Path) -> None:
         study.optimize(objective, n_trials=8, callbacks=[checkpoints.resume_promising])
     assert len([w for w in caught if "resumed" in str(w.message)]) == 1
     assert len(study.trials) == 8
+
+
+def test_a_retry_that_goes_on_has_what_was_reported_until_then(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    trained: list[int] = []
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        model = nn.Linear(2, 1)
+        for epoch in checkpoints.epochs(trial, 6, model=model):
+            trained.append(epoch)
+            should_prune(trial.study, trial, (1.0 / (epoch + 1), math.nan), epoch)
+            if trial.number == 0 and epoch == 3:
+                raise RuntimeError
+        return 1.0, 2.0
+
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.optimize(objective, n_trials=1, catch=RuntimeError)
+    saved = decode_checkpoints(study.trials[0])[0]
+    assert saved.reports == saved.epoch + 1 <= 3
+    optuna.storages.RetryFailedTrialCallback()(study, study.trials[0])
+    study.optimize(objective, n_trials=1)
+    assert trained == [0, 1, 2, 3, *range(saved.epoch + 1, 6)]
+    told = decode_values(study.trials[1])
+    assert [loss for loss, _ in told.values()] == [1.0 / (epoch + 1) for epoch in range(6)]
+    assert list(told) == list(range(6))
 
 
 # --- what is tried next
