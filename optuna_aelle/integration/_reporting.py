@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Literal
@@ -18,6 +19,7 @@ import optuna
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.checkpoints import CheckpointedTraining
 from optuna_aelle.decisions.checkpoints import Checkpoints
+from optuna_aelle.decisions.multi_objective import should_prune
 from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.wrapping import asks_before_training
 from optuna_aelle.integration.attaching import TrialHandle
@@ -38,11 +40,19 @@ class TrialReporter:
 
     Args:
         trial: The running trial.
-        monitor: The name of the metric that is reported.
+        monitor: The name of the metric that is reported; of several objectives, one each, in the
+            order of ``study.directions``.
         probe: As the inputs of `report_network`; None goes without spectra.
         checkpoints: Where the training is saved; None for nowhere.
         state: As in `report_network`.
         direction: As in `report_network`.
+
+    Attributes:
+        monitor: The names of all metrics that are reported.
+
+    Raises:
+        TypeError: An argument is of another type.
+        ValueError: The study has another number of objectives.
 
     Example:
         >>> reporter = TrialReporter(trial, "loss", probe_inputs)
@@ -53,7 +63,7 @@ class TrialReporter:
     def __init__(
         self,
         trial: optuna.trial.BaseTrial,
-        monitor: str,
+        monitor: str | Sequence[str],
         probe: Inputs | None,
         checkpoints: Checkpoints | None = None,
         *,
@@ -66,19 +76,18 @@ class TrialReporter:
                 f"FixedTrial, but got {trial!r}. Where several processes train one network, the "
                 "first one has the trial, and what came of it is told to the others."
             )
-        if not isinstance(monitor, str):
-            raise TypeError(f"monitor must be the name of a metric, but got {monitor!r}.")
         if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
             raise TypeError(
                 f"checkpoints must be optuna_aelle.Checkpoints or None, but got {checkpoints!r}."
             )
         self._handle = TrialHandle(trial)
-        self.monitor = monitor
+        self.monitor = _names(monitor, trial)
         self.probe = probe
         self.checkpoints = checkpoints
         self._state = state
         self._direction = direction
         self._training: CheckpointedTraining | None = None
+        self._values: tuple[float, ...] = ()
 
     @property
     def trial(self) -> optuna.trial.BaseTrial:
@@ -104,7 +113,8 @@ class TrialReporter:
         """
         self._report_spectrum(model, UNTRAINED_STEP)
         study = getattr(self.trial, "study", None)
-        if study is not None and asks_before_training(study.pruner):
+        # Of several objectives the study's pruner is not asked.
+        if study is not None and self._is_single and asks_before_training(study.pruner):
             self._stop_if_asked(UNTRAINED_STEP)
 
     def epoch(self, model: nn.Module | StepModel, metrics: Mapping[str, Any], epoch: int) -> None:
@@ -121,11 +131,24 @@ class TrialReporter:
 
     def report(self, model: nn.Module | StepModel, metrics: Mapping[str, Any], epoch: int) -> None:
         """The first half of `epoch`, for who saves in ways of their own."""
-        value = metric(metrics, self.monitor)
+        self._values = self.values(metrics)
         self._report_spectrum(model, epoch)
-        # A network that had to begin anew trains again what it has inherited.
-        if not is_inherited(self.trial, epoch):
-            self.trial.report(value, epoch)
+        # A network that had to begin anew trains again what it has inherited. Several values are
+        # reported where it is asked whether to stop.
+        if self._is_single and not is_inherited(self.trial, epoch):
+            self.trial.report(self._values[0], epoch)
+
+    def values(self, metrics: Mapping[str, Any]) -> tuple[float, ...]:
+        """What is monitored.
+
+        Raises:
+            ValueError: A metric is not there, or no number.
+        """
+        return tuple(metric(metrics, name) for name in self.monitor)
+
+    def is_in(self, metrics: Collection[str]) -> bool:
+        """Whether all that is monitored is there."""
+        return all(name in metrics for name in self.monitor)
 
     def should_save(self, epoch: int) -> bool:
         """Whether saving is due, by who saves in ways of their own."""
@@ -138,10 +161,20 @@ class TrialReporter:
 
     def why_stopped(self, step: int) -> str | None:
         """What is to be said of it if the trial is to stop now; None if not."""
-        if not self.trial.should_prune():
+        if not self._should_prune(step):
             return None
         when = "before training" if step == UNTRAINED_STEP else f"after epoch {step}"
         return f"Trial {self.trial.number} was stopped {when}.{self._decision()}"
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self.monitor) == 1
+
+    def _should_prune(self, step: int) -> bool:
+        trial = self.trial
+        if self._is_single or not isinstance(trial, optuna.Trial):
+            return trial.should_prune()
+        return should_prune(trial.study, trial, self._values, step)
 
     def _stop_if_asked(self, step: int) -> None:
         why = self.why_stopped(step)
@@ -166,6 +199,24 @@ class TrialReporter:
         except Exception:  # a storage hiccup must not undo a decision
             said = None
         return f" {said}" if isinstance(said, str) else ""
+
+
+def _names(monitor: str | Sequence[str], trial: optuna.trial.BaseTrial) -> tuple[str, ...]:
+    """The names of metrics, one for each objective."""
+    names = [monitor] if isinstance(monitor, str) else monitor
+    is_several = isinstance(names, list | tuple) and len(names) > 0
+    if not is_several or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "monitor must be the name of a metric, or several in a list or tuple, but got "
+            f"{monitor!r}."
+        )
+    n_objectives = len(trial.study.directions) if isinstance(trial, optuna.Trial) else len(names)
+    if len(names) != n_objectives:
+        raise ValueError(
+            f"Expected as many metrics to monitor as the study has objectives, {n_objectives}, "
+            f"but got {monitor!r}."
+        )
+    return tuple(names)
 
 
 def metric(metrics: Mapping[str, Any], name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -24,7 +25,8 @@ class KerasCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         trial: The running trial.
-        monitor: The metric to report, as in the logs of an epoch.
+        monitor: The metric to report, as in the logs of an epoch; of several objectives, one
+            each.
         probe: A few sequences as the model takes them, an array or a tensor, the same for all
             trials of a study. None goes without spectra.
         checkpoints: Where weights and optimizer are saved and go on from; not what other
@@ -35,7 +37,7 @@ class KerasCallback(keras.callbacks.Callback):  # type: ignore[misc]
     Raises:
         RuntimeError: Keras does not run on torch.
         TypeError: An argument is of another type.
-        ValueError: From ``model.fit``, where there is no such metric.
+        ValueError: From ``model.fit``, where there is no such metric; or not one an objective.
 
     Example:
         >>> callback = KerasCallback(trial, monitor="val_loss", probe=probe_inputs)
@@ -45,7 +47,7 @@ class KerasCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(
         self,
         trial: optuna.trial.BaseTrial,
-        monitor: str = "val_loss",
+        monitor: str | Sequence[str] = "val_loss",
         probe: Any = None,
         *,
         checkpoints: Checkpoints | None = None,
@@ -78,7 +80,7 @@ class KerasCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         metrics = logs or {}
-        if self._reporter.monitor in metrics or (epoch + 1) % self._validation_freq == 0:
+        if self._reporter.is_in(metrics) or (epoch + 1) % self._validation_freq == 0:
             self._reporter.epoch(keras_network(self.model), metrics, epoch)
 
 

@@ -8,6 +8,7 @@ started them raises it then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Literal
@@ -23,7 +24,6 @@ from optuna_aelle.integration._processes import check_trials
 from optuna_aelle.integration._processes import name_of
 from optuna_aelle.integration._processes import together
 from optuna_aelle.integration._reporting import TrialReporter
-from optuna_aelle.integration._reporting import metric
 from optuna_aelle.integration._reporting import warn_without_probe
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class LightningCallback(Callback):
     Args:
         trial: The running trial. Where several processes run the objective, as under ``torchrun``,
             the first one's; None in the others.
-        monitor: The metric to report, as it was logged. Log it with ``sync_dist=True`` where
-            there are several devices.
+        monitor: The metric to report, as it was logged; of several objectives, one each. Log it
+            with ``sync_dist=True`` where there are several devices.
         probe: A few sequences as the module's ``forward`` takes them, the same for all trials of
             a study. None takes the inputs of the first batch: of validation, or else of training.
         checkpoints: Where the training is saved and goes on from: module, optimizers, schedulers,
@@ -73,7 +73,7 @@ class LightningCallback(Callback):
     def __init__(
         self,
         trial: optuna.trial.BaseTrial | None,
-        monitor: str,
+        monitor: str | Sequence[str],
         probe: Inputs | None = None,
         *,
         checkpoints: Checkpoints | None = None,
@@ -91,13 +91,12 @@ class LightningCallback(Callback):
             state=state,
             direction=direction,
         )
-        self._monitor = monitor
         self._module = module
         self._name = name_of(trial)
         self._is_told = False  # of the untrained network
         self._is_spread = False
         self._ended: int | None = None
-        self._was_logged = False
+        self._logged: set[str] = set()
         self._source: Literal["validation", "other"] | None = None
         self._validated = False
         self._has_reported = False
@@ -141,14 +140,14 @@ class LightningCallback(Callback):
         self._see(batch)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self._was_logged = self._monitor in trainer.callback_metrics
+        self._logged = self._monitored(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._validated = True
-        if self._source is None and not self._was_logged:
-            self._source = "validation" if self._monitor in trainer.callback_metrics else None
+        if self._source is None and self._monitored(trainer) - self._logged:
+            self._source = "validation"
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._ended = trainer.current_epoch
@@ -160,7 +159,7 @@ class LightningCallback(Callback):
         trained = self._ended is not None
         self._tell_epoch(trainer, pl_module)
         if trained and not self._has_reported:
-            metric(trainer.callback_metrics, self._monitor)
+            self._reporter.values(trainer.callback_metrics)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if isinstance(exception, ProcessRaisedException):
@@ -225,11 +224,15 @@ class LightningCallback(Callback):
         """Whether the epoch that has ended has a value of its own."""
         if self._source == "validation":
             return self._validated
-        if self._monitor in trainer.callback_metrics:
+        if self._reporter.is_in(trainer.callback_metrics):
             self._source = "other"
             return True
         # A validation that is yet to come may log it; what nothing logs is told at once.
         return self._validated or not any(trainer.num_val_batches)
+
+    def _monitored(self, trainer: Any) -> set[str]:
+        """What is monitored and was logged."""
+        return {name for name in self._reporter.monitor if name in trainer.callback_metrics}
 
     def _network(self, pl_module: Any) -> Any:
         return pl_module if self._module is None else pl_module.get_submodule(self._module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Literal
@@ -26,7 +27,7 @@ class SkorchCallback(Callback):  # type: ignore[misc]
 
     Args:
         trial: The running trial.
-        monitor: The metric to report, as in ``net.history``.
+        monitor: The metric to report, as in ``net.history``; of several objectives, one each.
         probe: A few sequences as the module takes them, the same for all trials of a study. None
             takes the inputs of the first batch.
         checkpoints: Where modules, optimizers and schedules are saved and go on from. One that
@@ -47,7 +48,7 @@ class SkorchCallback(Callback):  # type: ignore[misc]
     def __init__(
         self,
         trial: optuna.trial.BaseTrial,
-        monitor: str = "valid_loss",
+        monitor: str | Sequence[str] = "valid_loss",
         probe: Inputs | None = None,
         *,
         checkpoints: Checkpoints | None = None,

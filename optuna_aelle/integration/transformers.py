@@ -10,6 +10,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -26,7 +27,6 @@ from optuna_aelle.integration._processes import from_first
 from optuna_aelle.integration._processes import name_of
 from optuna_aelle.integration._processes import together
 from optuna_aelle.integration._reporting import TrialReporter
-from optuna_aelle.integration._reporting import metric
 from optuna_aelle.integration._reporting import warn_without_probe
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class TransformersCallback(TrainerCallback):
     Args:
         trial: The running trial. Where several processes run the objective, as under ``torchrun``,
             the first one's; None in the others.
-        monitor: The metric to report, with or without its ``eval_``.
+        monitor: The metric to report, with or without its ``eval_``; of several objectives, one
+            each.
         probe: A few sequences as the model takes them first, such as ``input_ids``, the same for
             all trials of a study; or a mapping that holds them. None goes without spectra.
         checkpoints: Where the training is saved and goes on from, by `resume`. Needs
@@ -67,18 +68,16 @@ class TransformersCallback(TrainerCallback):
     def __init__(
         self,
         trial: optuna.trial.BaseTrial | None,
-        monitor: str = "eval_loss",
+        monitor: str | Sequence[str] = "eval_loss",
         probe: Inputs | Mapping[str, Any] | None = None,
         *,
         checkpoints: Checkpoints | None = None,
         state: Literal["full", "hidden"] = "full",
         direction: Literal["forward", "backward"] | None = None,
     ) -> None:
-        if isinstance(monitor, str) and not monitor.startswith("eval_"):
-            monitor = f"eval_{monitor}"
         self._reporter = TrialReporter(
             optuna.trial.FixedTrial({}) if trial is None else trial,
-            monitor,
+            _evaluated(monitor),
             inputs_of(probe) if isinstance(probe, Mapping) else probe,
             checkpoints,
             state=state,
@@ -91,6 +90,8 @@ class TransformersCallback(TrainerCallback):
         # The step that a training begins at; None where there is none.
         self._began: int | None = None
         self._seen: dict[str, Any] = {}
+        # Of several sets that are evaluated one after another, until all is there.
+        self._fresh: dict[str, Any] = {}
         self._has_reported = False
         # What is to be raised, and of which epoch, once that is saved.
         self._stop: str | None = None
@@ -166,13 +167,14 @@ class TransformersCallback(TrainerCallback):
         if self._began is None or state.global_step == self._began:
             return control
         self._seen |= metrics
-        # Of several sets that are evaluated, this may be another one.
-        if self._reporter.monitor not in metrics:
+        self._fresh |= metrics
+        if not self._reporter.is_in(self._fresh):
             return control
+        told, self._fresh = self._fresh, {}
         epoch, self._n_evaluated = self._n_evaluated, self._n_evaluated + 1
 
         def report() -> tuple[str | None, bool]:
-            self._reporter.report(of["model"], metrics, epoch)
+            self._reporter.report(of["model"], told, epoch)
             why = self._reporter.why_stopped(epoch)
             saves = self._reporter.checkpoints is not None
             return why, saves and (why is not None or self._reporter.should_save(epoch))
@@ -220,7 +222,7 @@ class TransformersCallback(TrainerCallback):
 
     def _check_metric(self) -> None:
         if self._seen and not self._has_reported:
-            metric(self._seen, self._reporter.monitor)
+            self._reporter.values(self._seen)
 
     def _stop_if_said(self) -> None:
         if self._stop is not None:
@@ -229,6 +231,14 @@ class TransformersCallback(TrainerCallback):
 
     def _together(self, state: Any, decide: Any) -> Any:
         return together(state.is_world_process_zero, from_first, decide)
+
+
+def _evaluated(monitor: Any) -> Any:
+    """As the Trainer calls its metrics."""
+    if isinstance(monitor, list | tuple):
+        return [_evaluated(name) for name in monitor]
+    bare = isinstance(monitor, str) and not monitor.startswith("eval_")
+    return f"eval_{monitor}" if bare else monitor
 
 
 class _Folder:

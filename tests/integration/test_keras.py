@@ -171,6 +171,15 @@ def test_metric_and_spectra_of_each_epoch_are_reported() -> None:
     assert study.pruner.asked == [(0, step) for step in range(-1, N_EPOCHS)]
 
 
+def test_several_objectives_are_reported_together() -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    names = ["val_loss", "mae"]
+    history = fit(make_callback(study.ask(), monitor=names)).history_
+    told = [*aelle.decode_values(study.trials[0]).values()]
+    assert told == list(zip(*(history[name] for name in names), strict=True))
+    assert len(told) == N_EPOCHS
+
+
 def test_training_is_as_without_it() -> None:
     plain = fit(p=0.2)
     state = torch.get_rng_state()

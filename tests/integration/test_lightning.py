@@ -48,7 +48,7 @@ def _one_warning_each() -> Any:
         yield
 
 
-def fit(trial: Any, module: Any = None, monitor: str = "val_loss", **options: Any) -> Any:
+def fit(trial: Any, module: Any = None, monitor: Any = "val_loss", **options: Any) -> Any:
     """Train a module under a callback; options of the callback and of the trainer."""
     own = ("checkpoints", "probe", "module_name")
     given = {key: options.pop(key) for key in own if key in options}
@@ -154,6 +154,17 @@ def test_a_metric_may_be_logged_anywhere(monitor: str, expected: list[float] | N
     assert list(values) == list(range(N_EPOCHS))
     assert len(set(values.values())) == N_EPOCHS
     assert expected is None or list(values.values()) == expected
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3]), (2, [1, 3])])
+def test_several_objectives_are_reported_together(every: int, steps: list[int]) -> None:
+    """Those of training and of validation, in epochs that have both."""
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    fit(study.ask(), EveryKind(), ["train_loss", "val_late"], check_val_every_n_epoch=every)
+    told = aelle.decode_values(study.trials[0])
+    assert list(told) == steps
+    assert [late for _, late in told.values()] == [10.0 + step for step in steps]
+    assert len({loss for loss, _ in told.values()}) == len(steps)
 
 
 def test_validations_between_epochs() -> None:
@@ -468,7 +479,9 @@ def test_bad_arguments_are_told() -> None:
     with pytest.raises(TypeError, match=r"an optuna\.Trial or a FixedTrial"):
         make(7, "val_loss")
     with pytest.raises(TypeError, match="name of a metric"):
-        make(trial, ["val_loss"])
+        make(trial, ["val_loss", 1])
+    with pytest.raises(ValueError, match="as many metrics .* as the study has objectives, 1,"):
+        make(trial, ["val_loss", "train_loss"])
     with pytest.raises(TypeError, match=r"optuna_aelle\.Checkpoints or None"):
         make(trial, "val_loss", checkpoints="folder")
     with pytest.raises(ValueError, match="the trial of the first process"):

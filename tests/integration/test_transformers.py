@@ -273,6 +273,20 @@ def test_one_of_several_evaluated_sets(tmp_path: Path) -> None:
     assert len(study.trials[0].intermediate_values) == N_EPOCHS
 
 
+def test_several_objectives_are_reported_together(tmp_path: Path) -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    sets = {"near": rows(8, 1), "far": rows(8, 2)}
+    callback = make_callback(study.ask(), monitor=("far_loss", "eval_near_loss"))
+    trainer = make_trainer(tmp_path, callback, eval_dataset=sets)
+    trainer.train()
+    near, far = (
+        [entry[name] for entry in trainer.state.log_history if name in entry]
+        for name in ("eval_near_loss", "eval_far_loss")
+    )
+    assert [*aelle.decode_values(study.trials[0]).values()] == list(zip(far, near, strict=True))
+    assert len(near) == N_EPOCHS
+
+
 def test_what_is_missing_is_told_early(tmp_path: Path) -> None:
     notes = Notes()
     callback = make_callback(stopping_study().ask(), monitor="accuracy")
