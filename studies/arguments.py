@@ -10,6 +10,7 @@ from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
 from optuna_aelle.cli import whole_number
+from optuna_aelle.trials.patience import opened
 from studies.cells import CELLS
 from studies.cells import SYNONYMS
 
@@ -65,7 +66,7 @@ def device(text: str) -> torch.device:
 def storage_url(text: str) -> str:
     """The URL of a storage that Optuna can open; a database file that is missing is made."""
     try:
-        optuna.storages.get_storage(text)
+        opened(lambda: optuna.storages.get_storage(text))
     except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError) as error:
         # Databases go on with queries and links.
         said = (str(error).splitlines() or [type(error).__name__])[0]

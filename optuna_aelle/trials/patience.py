@@ -88,7 +88,7 @@ class PatientStorage(RDBStorage):
             engine["connect_args"] = _PYMYSQL
         engine |= engine_kwargs or {}
         build = super().__init__
-        self._wait(lambda again: build(url, engine, **options))
+        self._wait(lambda again: opened(lambda: build(url, engine, **options)))
 
     def _wait(self, attempt: Callable[[bool], _T]) -> _T:
         """What ``attempt`` returns once the database can be reached; it is told of other tries."""
@@ -214,6 +214,29 @@ class PatientStorage(RDBStorage):
         grace = self.grace_period or 2 * (self.heartbeat_interval or 0)
         # While the database was away, nobody's heart could be heard.
         return [] if time.monotonic() - self._back_at < grace else found
+
+
+def opened(build: Callable[[], _T]) -> _T:
+    """What ``build`` opens, whoever else opens the same empty database at the same moment.
+
+    Optuna creates the tables that it has found missing. Where another worker has created them
+    meanwhile, that fails, and they are there at the next try.
+
+    Example:
+        >>> storage = opened(lambda: optuna.storages.get_storage("sqlite:///shared.db"))
+    """
+    from sqlalchemy import exc
+
+    for pause in (0.1, 0.2, 0.4, 0.8):
+        try:
+            return build()
+        except (exc.IntegrityError, exc.ProgrammingError, exc.OperationalError) as error:
+            # SQLite and MySQL take it for a failure of theirs.
+            away = isinstance(error, exc.OperationalError)
+            if away and "already exists" not in str(error.orig):
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.0))
+    return build()
 
 
 def _patient(method: Callable[..., _T]) -> Callable[..., _T]:
