@@ -113,7 +113,8 @@ class Refresher:
 
     def _end(self, study: optuna.Study, answer: dict[str, Any]) -> None:
         for message in answer.get("warnings", ()):
-            warn_once(f"while drawing:{message}", message)
+            # Each process that draws tells it anew, perhaps of another trial.
+            warn_once("while drawing", message, RefreshFailed(message))
         if "error" in answer:
             raise RefreshFailed(answer["error"])
         if "figures" in answer:

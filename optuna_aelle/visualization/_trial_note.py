@@ -17,6 +17,7 @@ import numpy.typing as npt
 import optuna
 from optuna.trial import TrialState
 
+from optuna_aelle._warnings import warn_once
 from optuna_aelle.decisions.explanation import Explanation
 from optuna_aelle.decisions.explanation import explain_one
 from optuna_aelle.decisions.text_pictures import printable
@@ -74,7 +75,17 @@ def make_trial_notes(study: optuna.Study, noted: set[int], most: int) -> dict[in
     else:
         most = min(most, MOST_NOTES - len(noted))
     left.sort(key=lambda t: (t.number in best, t.number), reverse=True)
-    return {t.number: note_of(explain_one(study, t, trials)) for t in left[:most]}
+    notes = {}
+    for trial in left[:most]:
+        try:
+            notes[trial.number] = note_of(explain_one(study, trial, trials))
+        except Exception as error:  # the figures, and the notes of others, are none the worse
+            warn_once(
+                "no note",
+                f"There is no note on trial {trial.number} ({type(error).__name__}: {error}).",
+                error,
+            )
+    return notes
 
 
 def note_of(explained: Explanation) -> str:

@@ -39,6 +39,7 @@ from optuna_aelle.visualization import DashboardCallback
 from optuna_aelle.visualization import _dashboard
 from optuna_aelle.visualization import _panels
 from optuna_aelle.visualization import _refresher
+from optuna_aelle.visualization import _trial_note
 from optuna_aelle.visualization import save_dashboard_plots
 from optuna_aelle.visualization._panels import PANELS_KEY
 from optuna_aelle.visualization._panels import draw
@@ -154,6 +155,25 @@ def test_one_figure_that_fails_leaves_the_others(
     (said,) = json.loads(plots["aelle-compute-saved"])["layout"]["annotations"]
     assert said["text"] == "Could not be drawn: &lt;b&gt;broken&lt;/b&gt;"
     assert json.loads(plots["aelle-spectra"])["data"]
+
+
+def test_one_note_that_fails_leaves_the_others(
+    make_study: Any, no_umap: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explain = _trial_note.explain_one
+
+    def fail(study: optuna.Study, trial: Any, trials: Any) -> Any:
+        if trial.number in (2, 5):
+            raise RuntimeError(f"broken at {trial.number}")
+        return explain(study, trial, trials)
+
+    monkeypatch.setattr(_trial_note, "explain_one", fail)
+    study = make_study(12)
+    with pytest.warns(AeLLEWarning, match="no note on trial") as caught:
+        save_dashboard_plots(study)
+    assert len([w for w in caught if "no note" in str(w.message)]) == 1
+    assert json.loads(saved_plots(study)["aelle-spectra"])["data"]
+    assert _trial_note.noted_trials(study) == {*range(12)} - {2, 5}
 
 
 def test_saving_again_replaces(make_study: Any) -> None:
