@@ -183,7 +183,13 @@ class TransformersCallback(TrainerCallback):
         self._has_reported = True
         if is_saved:
             # What is the best so far the trainer finds out only after this.
-            theirs = control.should_save or str(args.save_strategy.value) == "best"
+            theirs = (
+                control.should_save
+                or str(args.save_strategy.value) == "best"
+                # An older one is removed for it.
+                or args.save_total_limit is not None
+                or _checkpoint(args, state).exists()
+            )
             self._to_save, self._is_ours = epoch, not theirs
             control.should_save = True
         else:
@@ -194,7 +200,7 @@ class TransformersCallback(TrainerCallback):
         if self._to_save is None:
             return
         epoch, self._to_save = self._to_save, None
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        path = _checkpoint(args, state)
 
         def save() -> None:
             self._folder.path = path
@@ -231,6 +237,11 @@ class TransformersCallback(TrainerCallback):
 
     def _together(self, state: Any, decide: Any) -> Any:
         return together(state.is_world_process_zero, from_first, decide)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """Where the Trainer saves now."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def _evaluated(monitor: Any) -> Any:

@@ -172,6 +172,23 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     assert any((tmp_path / "trial-1").glob("checkpoint-*")) == kept
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({"save_steps": 8}, [8, 16]), ({"save_steps": 3, "save_total_limit": 1}, [16])],
+    ids=str,
+)
+def test_what_they_save_themselves_stays(
+    options: dict[str, Any], kept: list[int], tmp_path: Path
+) -> None:
+    checkpoints = aelle.Checkpoints(tmp_path / "kept")
+    callback = make_callback(stopping_study().ask(), checkpoints=checkpoints)
+    folder = tmp_path / "trial"
+    trainer = make_trainer(folder, callback, save_strategy="steps", **options)
+    trainer.train(resume_from_checkpoint=callback.resume(trainer))
+    there = sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    assert there == kept
+
+
 class Counts(TrainerCallback, ExportableState):
     """Keeps a state in the Trainer's checkpoints."""
 
