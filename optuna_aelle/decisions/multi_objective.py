@@ -236,7 +236,9 @@ class _Decision:
         if is_rung(n_reports) and all(map(math.isfinite, self.told)):
             forecast = self._forecast(everyone, own)
             if forecast is not None:
-                if forecast.chance >= self.risk or self._is_in_rung_floor(everyone, own):
+                # A chance that is no number stops nobody.
+                below = forecast.chance < self.risk
+                if not below or self._is_in_rung_floor(everyone, own):
                     return None
                 return Verdict(AELLE, self.step, risk=self.risk, values=self.told, front=forecast)
         if not is_halving_rung(n_reports):

@@ -23,6 +23,7 @@ from optuna_aelle import AeLLERegressor
 from optuna_aelle import Prior
 from optuna_aelle import RecordedTrials
 from optuna_aelle import decode_spectra
+from optuna_aelle import decode_values
 from optuna_aelle.decisions.diagnosis import diagnose
 from optuna_aelle.decisions.front import decode_front_forecasts
 from optuna_aelle.decisions.verdict import decode_verdict
@@ -88,6 +89,7 @@ SOUND: dict[str, dict[str, Any]] = {
         "skill": [None, [41.2, 0.61, 0.48]],
         "trial": 7,
     },
+    "aelle:values:": {"version": 1, "values": [0.8, None], "trial": 7},
     "aelle:verdict": {"version": 1, "by": "AeLLE", "step": 3, "value": 0.6, "rank": 9, "trial": 7},
     "aelle:checkpoints": {
         "version": 1,
@@ -140,7 +142,7 @@ def test_attributes(
         # Damage beside it does not hide what is sound.
         assert 7 in spectra
         assert list(spectra) == sorted(spectra)
-        for decode in (decode_verdict, decode_forecasts, decode_front_forecasts):
+        for decode in (decode_verdict, decode_forecasts, decode_front_forecasts, decode_values):
             decode(trial)
         decode_checkpoints(trial)
         failed_attempts(trial)
