@@ -78,6 +78,10 @@ class KerasCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if first == 0:
             self._reporter.untrained(keras_network(self.model))
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # It has been read; another fit of this model begins anew.
+        self.model._initial_epoch = None
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         metrics = logs or {}
         if self._reporter.is_in(metrics) or (epoch + 1) % self._validation_freq == 0:

@@ -216,6 +216,9 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -
     assert list(second.intermediate_values.values()) == whole.history_["val_loss"]
     for one, other in zip(whole.variables, models[0].variables, strict=True):
         assert torch.equal(one.value, other.value)
+    # Another fit of the same model is whole.
+    x, y = (t.numpy() for t in sums(8))
+    assert models[0].fit(x, y, epochs=3, verbose=0).epoch == [0, 1, 2]
 
 
 def test_what_is_missing_is_told() -> None:
