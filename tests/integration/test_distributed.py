@@ -25,7 +25,7 @@ from tests.integration.searches import N_EPOCHS
 from tests.integration.searches import stopping_study
 
 SCRIPT = ["-m", "tests.integration.distributed"]
-LAUNCHED = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29817"]
+LAUNCHED = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.mark.slow
