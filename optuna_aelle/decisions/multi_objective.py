@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,7 @@ from optuna_aelle.trials.attributes import fit_seconds
 from optuna_aelle.trials.continuation import planned_epochs
 from optuna_aelle.trials.objectives import report_values
 from optuna_aelle.trials.objectives import signs_of
+from optuna_aelle.trials.storage import at_one_moment
 from optuna_aelle.trials.storage import latest
 from optuna_aelle.trials.storage import write_system_attributes
 from optuna_aelle.trials.storage import write_user_attributes
@@ -203,6 +205,9 @@ class _Decision:
         values = {**own.values, self.step: self.told}
         if self.step < max(values) or not self._is_moment(len(values)):
             return False
+        return replace(self, study=at_one_moment(self.study))._stops(stored)
+
+    def _stops(self, stored: FrozenTrial) -> bool:
         everyone = all_objectives(self.study, _SHOWN)
         own = next(x for x in everyone if x.trial.number == self.trial.number)
         if self._is_at_its_end(everyone, own):

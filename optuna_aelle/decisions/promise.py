@@ -116,15 +116,15 @@ def _expected(
     learns = known.index(False) if False in known else -1
     columns = []
     for objective in range(len(known)):
+        # The same trials for each: which are asked depends on the objective, and on the moment.
+        views = [x.views[objective] for x in everyone]
         if objective != learns:
-            views = [x.views[objective] for x in everyone]
             found = _by_parameters(study, reservoir, views, objective, known[objective])
             if found is None:
                 return None
             columns.append(found)
             continue
-        started = started_trials(study, objective)
-        field = reservoir.field(started, objective)
+        field = reservoir.field(views, objective)
         columns.append((field.mean, field.std))
     means, stds = zip(*columns, strict=True)
     return np.stack(means, axis=1), np.stack(stds, axis=1)

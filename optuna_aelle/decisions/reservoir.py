@@ -195,19 +195,19 @@ def make_reservoir(
         return found
 
 
-def started_trials(study: Study, objective: int = 0) -> list[FrozenTrial]:
+def started_trials(study: Study) -> list[FrozenTrial]:
     """All that have begun to show something, in order of number; not those that failed.
 
-    With several objectives, as one of them sees them.
+    With several objectives, as the first one sees them.
     Of a network that went on where it was stopped, the trial in which it goes on. Of many, those
     that were trained furthest, and the latest; of very many fewer (`compared`).
     """
-    trials = one_a_network(trials_of_objective(study, objective, _STARTED))
+    trials = one_a_network(trials_of_objective(study, 0, _STARTED))
     shown = [t for t in trials if t.intermediate_values or t.values or _told(t)]
     if len(shown) <= _MOST_STARTED:
         return shown
     if len(shown) > LONG:
-        return compared(shown, signs_of(study)[objective])
+        return compared(shown, signs_of(study)[0])
     half = _MOST_STARTED // 2
     furthest = sorted(shown, key=lambda t: (len(t.intermediate_values), t.number))[-half:]
     kept = {t.number for t in (*furthest, *shown[-half:])}

@@ -17,6 +17,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+from scipy.stats import spearmanr
 from torch import nn
 
 from optuna_aelle import AeLLEPruner
@@ -25,7 +26,10 @@ from optuna_aelle import Checkpoints
 from optuna_aelle import decode_values
 from optuna_aelle import should_prune
 from optuna_aelle._warnings import AeLLEWarning
+from optuna_aelle.decisions import excerpts
 from optuna_aelle.decisions import multi_objective
+from optuna_aelle.decisions import promise
+from optuna_aelle.decisions import reservoir as reservoir_module
 from optuna_aelle.decisions.diagnosis import diagnose
 from optuna_aelle.decisions.front import FrontForecast
 from optuna_aelle.decisions.front import decode_front_forecasts
@@ -37,6 +41,7 @@ from optuna_aelle.decisions.pareto import non_dominated
 from optuna_aelle.decisions.promise import hypervolume_improvement
 from optuna_aelle.decisions.promise import promise_beside
 from optuna_aelle.decisions.reservoir import reservoir_of
+from optuna_aelle.decisions.reservoir import started_trials
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.verdict import NON_DOMINATED_HALVING
@@ -615,6 +620,32 @@ def test_the_sampler_works_without_should_prune_and_with_threads() -> None:
     )
     assert all(t.state == TrialState.COMPLETE for t in study.trials)
     assert sampler.overhead_seconds > 0.0
+
+
+def test_of_a_long_study_all_objectives_are_of_the_same_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Few are compared; which ones must not depend on the objective that is looked at."""
+    study = run(
+        30,
+        sampler=AeLLESampler(prior=None, seed=1),
+        values=lambda loss, size: (size, loss),
+        n_warmup_steps=N_EPOCHS + 1,
+    )
+    for name, n in {"LONG": 12, "_MOST_STARTED": 8}.items():
+        monkeypatch.setattr(reservoir_module, name, n)
+    for name, n in {"_MOST_COMPARED": 14, "_BEST": 4}.items():
+        monkeypatch.setattr(excerpts, name, n)
+    reservoir = reservoir_of(study)
+    assert reservoir is not None
+    trials = started_trials(study)
+    assert len(trials) < 12
+    found = promise._expected(study, reservoir, trials)
+    assert found is not None
+    ended = [study.trials[t.number].values for t in trials]
+    for objective, column in enumerate(found[0].T):
+        ends = [-values[objective] for values in ended]
+        assert spearmanr(ends, column[: len(trials)]).statistic > 0.8
 
 
 def test_beside_candidates_halving_only_proposes(monkeypatch: pytest.MonkeyPatch) -> None:
