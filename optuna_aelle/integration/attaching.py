@@ -52,7 +52,7 @@ def attach(study: Study, number: int) -> optuna.Trial:
     trials = study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
         raise ValueError(
-            f"Expected the number of a trial of '{study.study_name}', 0 to {len(trials) - 1}, but "
+            f"Expected the number of one of the {len(trials)} trials of '{study.study_name}', but "
             f"got {number}. Pass on trial.number, and the storage that the trial was asked from."
         )
     stored = trials[number]
