@@ -20,7 +20,7 @@ REDUCTION_FACTOR = 2
 _FIRST_RUNG = 4
 # The top third of a rung is never stopped by a prediction: on public learning curves of recurrent
 # networks this halved the regret of pruning by the chance to beat the best.
-_RUNG_FLOOR = 1.0 / 3.0
+RUNG_FLOOR = 1.0 / 3.0
 
 
 def report_spacing(trials: Sequence[FrozenTrial]) -> int:
@@ -65,7 +65,7 @@ def in_rung_floor(study: Study, trial: FrozenTrial) -> bool:
     own = sign * reports(trial)[-1]
     peers = [sign * value for value in values_of_peers(every_trial(study), trial)]
     better = sum(value > own for value in peers)
-    return better < max(int((len(peers) + 1) * _RUNG_FLOOR), 1)
+    return better < max(int((len(peers) + 1) * RUNG_FLOOR), 1)
 
 
 def is_halving_rung(n_reports: int) -> bool:

@@ -30,9 +30,12 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.excerpts import LONG
 from optuna_aelle.decisions.front import FrontForecast
 from optuna_aelle.decisions.front import encode_front_forecast
 from optuna_aelle.decisions.front import forecast_front
+from optuna_aelle.decisions.moments import REDUCTION_FACTOR
+from optuna_aelle.decisions.moments import RUNG_FLOOR
 from optuna_aelle.decisions.moments import is_halving_rung
 from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.noise import TIES
@@ -62,8 +65,6 @@ from optuna_aelle.trials.storage import write_user_attributes
 
 FloatArray = npt.NDArray[np.float64]
 
-_REDUCTION_FACTOR = 2
-_RUNG_FLOOR = 1.0 / 3.0
 # Who stands where among fewer is chance.
 _LEAST_PEERS = 4
 # The latest so many are compared; sorting costs the square of their number.
@@ -249,12 +250,12 @@ class _Decision:
         if not is_halving_rung(n_reports):
             return None
         peers = self._peers(everyone, own)
-        if peers.n < _LEAST_PEERS or peers.n_better < peers.n // _REDUCTION_FACTOR:
+        if peers.n < _LEAST_PEERS or peers.n_better < peers.n // REDUCTION_FACTOR:
             return None
         known = known_objectives(self.study, everyone, own)
         tolerances = np.array(
             [
-                0.0 if known[i] else TIES * noise_of([x.views[i] for x in everyone])
+                0.0 if known[i] else TIES * noise_of([x.views[i] for x in everyone[-LONG:]])
                 for i in range(len(self.told))
             ]
         )
@@ -327,7 +328,7 @@ class _Decision:
 
     def _is_in_rung_floor(self, everyone: Sequence[Objectives], own: Objectives) -> bool:
         peers = self._peers(everyone, own)
-        return peers.n_better < max(int(peers.n * _RUNG_FLOOR), 1)
+        return peers.n_better < max(int(peers.n * RUNG_FLOOR), 1)
 
     def _write(self, stored: FrozenTrial, verdict: Verdict) -> None:
         try:
