@@ -19,9 +19,12 @@ LONG = 300
 _MOST_COMPARED = 100
 # Others may be at work on so many at once.
 _MOST_RUNNING = 64
-# Of a long study a base sampler learns from so many.
-_MOST_LESSONS = 100
 _BEST = 10
+# Of a long study a base sampler learns from so many, and from the best, as many as TPE calls good.
+# On two test functions of six and four parameters TPE went on finding better ones from the latest
+# as from all, from an even choice of all hardly any.
+_LATEST_LESSONS = 200
+_BEST_LESSONS = 25
 
 
 def compared(trials: Sequence[FrozenTrial], sign: float) -> list[FrozenTrial]:
@@ -41,17 +44,14 @@ def compared(trials: Sequence[FrozenTrial], sign: float) -> list[FrozenTrial]:
 
 
 def lessons(trials: Sequence[FrozenTrial], sign: float) -> list[FrozenTrial]:
-    """Those of a long study that a base sampler learns from, in order of number.
-
-    Where the good ones lie the best tell, where the others lie an even choice of all.
+    """The best and the latest of a long study, for a base sampler, in order of number.
 
     Args:
         trials: That have ended, in order of number.
         sign: 1 to maximise, −1 to minimise.
     """
-    best = _best(_in_state(trials, TrialState.COMPLETE), 2 * _BEST, sign)
-    every = -(-len(trials) // (_MOST_LESSONS - len(best)))
-    return _by_number([*best, *trials[::every]])
+    best = _best(_in_state(trials, TrialState.COMPLETE), _BEST_LESSONS, sign)
+    return _by_number([*best, *trials[-_LATEST_LESSONS:]])
 
 
 def _in_state(trials: Sequence[FrozenTrial], state: TrialState) -> list[FrozenTrial]:
