@@ -362,6 +362,8 @@ def check_command(words: list[str], where: str) -> bool:
     if not words:
         return True
     program, arguments = Path(words[0]).name, words[1:]
+    # A program may look whether the database is there.
+    arguments = [re.sub(r"^postgresql\S+", "sqlite://", word) for word in arguments]
     if program in ("python", "python3"):
         if arguments[:1] != ["-m"]:
             return arguments[0].endswith(".py") or arguments[0] == "-c"

@@ -52,7 +52,11 @@ class MyPruner(optuna.pruners.BasePruner):
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
     """What examples take for granted: a study with spectra, one of its trials, a network."""
-    study = optuna.create_study(study_name="example", pruner=optuna_aelle.AeLLEPruner())
+    study = optuna.create_study(
+        study_name="example",
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=optuna_aelle.AeLLEPruner(),
+    )
     run_synthetic(study, 20)
     trial = study.ask()
     trial.suggest_float("noise", 0.0, 1.0)

@@ -68,7 +68,7 @@ def measure(
     )
     full = _full_compute(recorded, replayed.indices)
     return row | {
-        "overhead_share": overhead / full,
+        "overhead_share": _share(overhead, full),
         "seconds_share": _seconds_share(recorded, replayed),
         "untrained_share": float(np.mean([steps == 0 for steps in replayed.steps])),
         "cut": replayed.cut,
@@ -81,7 +81,7 @@ def _seconds_share(recorded: RecordedTrials, replayed: ReplayedStudy) -> float:
     per_step = recorded.step_seconds[replayed.indices]
     spent = float(per_step @ np.array(replayed.steps)) + replayed.overhead_seconds
     whole = float(per_step @ recorded.trained_steps[replayed.indices])
-    return spent / whole if whole > 0.0 else math.nan
+    return _share(spent, whole)
 
 
 def measure_outcome(
@@ -120,7 +120,7 @@ def measure_outcome(
     row: dict[str, Any] = {
         "n_trials": len(indices),
         "n_complete": len(finished),
-        "epochs_share": spent / full,
+        "epochs_share": _share(spent, full),
         "best_value": math.nan if chosen is None else float(recorded.finals[chosen]),
         "regret": regret(len(finished)),
         "best_kept": chosen is not None and float(ends.max()) >= reference,
@@ -153,6 +153,11 @@ def yardstick(finals: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 def _full_compute(recorded: RecordedTrials, indices: Sequence[int]) -> int:
     return int(recorded.trained_steps[list(indices)].sum())
+
+
+def _share(part: float, whole: float) -> float:
+    """NaN of nothing: a damaged table may say that nothing was trained."""
+    return part / whole if whole > 0.0 else math.nan
 
 
 def _last(curve: np.ndarray[Any, Any]) -> float:

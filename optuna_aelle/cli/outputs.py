@@ -113,6 +113,9 @@ def check_folder(option: str, path: Path) -> None:
     Raises:
         ValueError: Nothing can be written there.
     """
+    if re.match(r"[\w+]+:/", str(path)):
+        # A storage, which may hold a password: it is not repeated.
+        raise ValueError(f"{option} expects a folder, but got a URL.")
     if path.exists() and not path.is_dir():
         raise ValueError(f"{option} expects a folder, but {str(path)!r} is a file.")
     there = next(p for p in (path, *path.absolute().parents) if p.exists())

@@ -58,8 +58,7 @@ class FittedPredictor:
 
     Example:
         >>> fitted = PerformancePredictor().fit(study.trials)
-        >>> fitted.skill(step=-1).speaks
-        True
+        >>> may_speak_of_untrained_networks = fitted.skill(step=-1).speaks
     """
 
     features: tuple[Feature, ...]

@@ -100,7 +100,7 @@ def run_through(
             line["params"],
         )
         assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        steps = list(trial.intermediate_values)
+        steps = sorted(trial.intermediate_values)  # databases have an order of their own
         assert steps == list(range(len(steps)))
         assert trial.state == TrialState.PRUNED or len(steps) == N_STEPS
         for step, value in trial.intermediate_values.items():

@@ -256,8 +256,8 @@ for kind in AeLLERegressor, Prior, RecordedTrials:
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # Kilobytes: what the imports take, and no gigabytes.
-    assert int(ran.stdout) < 2**20
+    # Kilobytes: what the imports take, and not what the file says.
+    assert int(ran.stdout) < 2 * 2**20
 
 
 def checkpoint_in(folder: Path, content: Callable[[Path], None]) -> optuna.Study:

@@ -15,7 +15,9 @@ from optuna.trial import create_trial
 from optuna_aelle import encode_spectrum
 from optuna_aelle.prediction.forecast import FORECAST_PREFIX
 from optuna_aelle.prediction.forecast import FORECAST_VERSION
+from optuna_aelle.visualization import _refresher
 from optuna_aelle.visualization import _umap
+from optuna_aelle.visualization._refresher import Refresher
 
 MakeStudy = Callable[..., optuna.Study]
 
@@ -51,6 +53,15 @@ def fresh_umap(monkeypatch: pytest.MonkeyPatch) -> Iterator[_umap._Client]:
     monkeypatch.setattr(_umap, "_client", client)
     yield client
     client.close()
+
+
+@pytest.fixture
+def fresh_refresher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refresher]:
+    """A refresher whose process has not been started; it is stopped in the end."""
+    fresh = Refresher()
+    monkeypatch.setattr(_refresher, "_refresher", fresh)
+    yield fresh
+    fresh.close()
 
 
 def synthetic_trial(number: int, n_spectra: int, rng: np.random.Generator) -> FrozenTrial:

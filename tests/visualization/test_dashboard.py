@@ -38,7 +38,6 @@ from optuna_aelle.trials.storage import write_study_system_attribute
 from optuna_aelle.visualization import DashboardCallback
 from optuna_aelle.visualization import _dashboard
 from optuna_aelle.visualization import _panels
-from optuna_aelle.visualization import _refresher
 from optuna_aelle.visualization import _trial_note
 from optuna_aelle.visualization import save_dashboard_plots
 from optuna_aelle.visualization._panels import PANELS_KEY
@@ -290,15 +289,6 @@ def test_failure_is_one_warning_and_the_study_goes_on(
     assert len(study.trials) == 6
     assert fake.n_asked == 3
     assert len([w for w in caught if w.category is AeLLEWarning]) == 1
-
-
-@pytest.fixture
-def fresh_refresher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refresher]:
-    """A refresher whose process has not been started; it is stopped in the end."""
-    fresh = Refresher()
-    monkeypatch.setattr(_refresher, "_refresher", fresh)
-    yield fresh
-    fresh.close()
 
 
 def test_plots_appear_while_threads_optimize(
