@@ -57,7 +57,7 @@ class FittedPredictor:
         spectra: What AeLLE reads from spectra; None where there is nothing to read.
 
     Example:
-        >>> fitted = PerformancePredictor().fit(study.trials[:20])
+        >>> fitted = PerformancePredictor().fit(study.trials)
         >>> may_speak_of_untrained_networks = fitted.skill(step=-1).speaks
     """
 
