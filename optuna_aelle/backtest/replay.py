@@ -98,7 +98,8 @@ def replay(
         - ``epochs_share``: steps trained (as steps are numbered, however many reports they made)
           and overhead, as a share of full compute, of which
           ``overhead_share`` is overhead; ``seconds_share``: the same in seconds, where a step of
-          a large network costs more;
+          a large network costs more; both NaN where full compute is nothing, as where trials
+          continue others whose steps they have not passed;
         - ``best_value``: the best of the trials that ran to their end, NaN if none did;
         - ``regret``: how far that lies behind the best configuration there was (in an adaptive
           stream: in the whole table), in units of the table's best-to-median range; at most 1,
