@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optuna_aelle.backtest.race import race as race
     from optuna_aelle.backtest.replay import replay as replay
     from optuna_aelle.decisions.checkpoints import Checkpoints as Checkpoints
+    from optuna_aelle.decisions.explanation import explain_trial as explain_trial
     from optuna_aelle.decisions.multi_objective import should_prune as should_prune
     from optuna_aelle.decisions.pruner import AeLLEPruner as AeLLEPruner
     from optuna_aelle.decisions.sampler import AeLLESampler as AeLLESampler
@@ -63,6 +64,7 @@ _HOME = {
     "decode_spectra": "optuna_aelle.trials.attributes",
     "decode_values": "optuna_aelle.trials.objectives",
     "encode_spectrum": "optuna_aelle.trials.attributes",
+    "explain_trial": "optuna_aelle.decisions.explanation",
     "from_log_rates": "optuna_aelle.lyapunov",
     "from_step": "optuna_aelle.lyapunov",
     "layers_of": "optuna_aelle.lyapunov",
