@@ -13,7 +13,9 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,8 @@ FloatArray = npt.NDArray[np.float64]
 OURS, PEER = "AeLLE", "TPE + Median"
 ARMS = (OURS, PEER)
 N_REPORTS = 8
+# Seconds that processes of one study wait for the others to be ready.
+PATIENCE = 300.0
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(1e-5, 1e-1, log=True),
     "hidden_size": IntDistribution(16, 256, log=True),
@@ -65,24 +69,55 @@ def curve(params: dict[str, Any], number: int) -> list[float]:
     return [floor + 1.0 / (i + 1) + 0.02 * float(noise[i]) for i in range(N_REPORTS)]
 
 
-def cheap(trial: optuna.Trial) -> float:
-    """A trial that trains nothing, the same under all arms."""
-    params = {
+def suggested(trial: optuna.Trial) -> dict[str, Any]:
+    """The parameters of a trial."""
+    return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True),
         "hidden_size": trial.suggest_int("hidden_size", 16, 256, log=True),
         "dropout": trial.suggest_float("dropout", 0.0, 0.5),
     }
-    aelle.report_spectrum(trial, spectrum(params), -1)
-    losses = curve(params, trial.number)
-    for step, loss in enumerate(losses):
-        trial.report(loss, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-    return losses[-1]
 
 
-def made(n: int, seed: int = 0) -> list[FrozenTrial]:
-    """Ended trials, two of three pruned, as `cheap` leaves them."""
+class Note(NamedTuple):
+    """What a worker knows to have done in a trial, whatever the storage says."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    values: dict[int, float]
+
+
+class Cheap:
+    """An objective that trains nothing; who does not read spectra reports none.
+
+    Args:
+        arm: Of `ARMS`.
+
+    Attributes:
+        notes: One a trial that has ended, in this order.
+    """
+
+    def __init__(self, arm: str) -> None:
+        self._arm = arm
+        self.notes: list[Note] = []
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        params = suggested(trial)
+        if self._arm == OURS:
+            aelle.report_spectrum(trial, spectrum(params), -1)
+        told: dict[int, float] = {}
+        for step, loss in enumerate(curve(params, trial.number)):
+            trial.report(loss, step)
+            told[step] = loss
+            if trial.should_prune():
+                self.notes.append(Note(trial.number, "PRUNED", params, told))
+                raise optuna.TrialPruned
+        self.notes.append(Note(trial.number, "COMPLETE", params, told))
+        return loss
+
+
+def made(n: int, arm: str, seed: int = 0) -> list[FrozenTrial]:
+    """Ended trials, two of three pruned, as an arm leaves them."""
     rng = np.random.default_rng(seed)
     trials = []
     for number in range(n):
@@ -93,7 +128,8 @@ def made(n: int, seed: int = 0) -> list[FrozenTrial]:
         }
         length = N_REPORTS if number % 3 == 0 else int(rng.choice([1, 2, 4]))
         told = dict(enumerate(curve(params, number)[:length]))
-        rungs = {f"completed_rung_{i}": told[2**i - 1] for i in range(4) if 2**i <= min(length, 8)}
+        system = {f"completed_rung_{i}": told[2**i - 1] for i in range(4) if 2**i <= length}
+        system |= encode_spectrum(spectrum(params), -1)
         trials.append(
             create_trial(
                 state=TrialState.COMPLETE if length == N_REPORTS else TrialState.PRUNED,
@@ -101,7 +137,7 @@ def made(n: int, seed: int = 0) -> list[FrozenTrial]:
                 params=params,
                 distributions=SPACE,
                 intermediate_values=told,
-                system_attrs={**encode_spectrum(spectrum(params), -1), **rungs},
+                system_attrs=system if arm == OURS else {},
             )
         )
     return trials
@@ -127,6 +163,18 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+def peak_mib() -> float | None:
+    """The most memory of this process so far; None where the system does not say.
+
+    What `getrusage` says includes what its parent had when it was started.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    kib = next(line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line)
+    return round(int(kib) / 1024.0, 1)
+
+
 def _serve(url: str, port: int) -> None:
     be_quiet()
     optuna.storages.run_grpc_proxy_server(
@@ -140,7 +188,8 @@ def proxied(url: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(url, port))
+    context = multiprocessing.get_context("spawn")
+    server = context.Process(target=_serve, args=(url, port), daemon=True)
     server.start()
     try:
         yield f"grpc://127.0.0.1:{port}"
@@ -172,11 +221,13 @@ def next_result(results: Any, workers: Sequence[Any]) -> Any:
     """What one of some processes puts into a queue.
 
     Raises:
-        RuntimeError: One of them has failed.
+        RuntimeError: One of them has failed, or all have ended.
     """
     while True:
+        ended = all(worker.exitcode is not None for worker in workers)
         try:
             return results.get(timeout=2.0)
         except queue.Empty:
-            if failed := [worker.exitcode for worker in workers if worker.exitcode]:
-                raise RuntimeError(f"Processes ended with {failed}; see above.") from None
+            codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
+            if ended or any(codes):
+                raise RuntimeError(f"Processes ended with {codes}; see above.") from None

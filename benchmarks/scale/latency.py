@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from typing import Any
 
 import numpy as np
 import optuna
 
+from benchmarks.scale.arms import OURS
 from benchmarks.scale.arms import be_quiet
 from benchmarks.scale.arms import curve
 from benchmarks.scale.arms import fresh_study
@@ -17,7 +17,9 @@ from benchmarks.scale.arms import made
 from benchmarks.scale.arms import next_result
 from benchmarks.scale.arms import open_storage
 from benchmarks.scale.arms import parts_of
+from benchmarks.scale.arms import peak_mib
 from benchmarks.scale.arms import spectrum
+from benchmarks.scale.arms import suggested
 from benchmarks.scale.arms import timed
 from optuna_aelle import report_spectrum
 
@@ -29,11 +31,13 @@ def measure(where: str, arm: str, n_ended: int, n_decisions: int) -> dict[str, A
         where: As in `open_storage`.
         arm: Of `ARMS`.
         n_ended: Trials that have ended before.
-        n_decisions: Trials that are asked for after them.
+        n_decisions: Trials that are asked for, trained and told after them, one after the other.
     """
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    worker = context.Process(target=_measure, args=(where, arm, n_ended, n_decisions, results))
+    worker = context.Process(
+        target=_measure, args=(where, arm, n_ended, n_decisions, results), daemon=True
+    )
     worker.start()
     found: dict[str, Any] = next_result(results, [worker])
     worker.join()
@@ -56,38 +60,31 @@ def _decide(study: optuna.Study, arm: str, n_ended: int, n_decisions: int) -> di
     beside = optuna.create_study()
     beside.sampler, beside.pruner = parts_of(arm, 1)
     for _ in range(3):
-        _trial(beside, {"ask": [], "prune": []})
-    study.add_trials(made(n_ended))
+        _trial(beside, arm, {"ask": [], "prune": []})
+    study.add_trials(made(n_ended, arm))
     study.sampler, study.pruner = parts_of(arm, 0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    first: dict[str, list[tuple[float, float]]] = {"ask": [], "prune": []}
     started = time.perf_counter()
-    _trial(study, first)
+    _trial(study, arm, {"ask": [], "prune": []})
     seconds = time.perf_counter() - started
     taken: dict[str, list[tuple[float, float]]] = {"ask": [], "prune": []}
     for _ in range(n_decisions):
-        _trial(study, taken)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        _trial(study, arm, taken)
     return {
         **{kind: _summary(times) for kind, times in taken.items()},
         "first_trial_seconds": round(seconds, 3),
-        "mib": round(after / 1024.0, 1),
-        "mib_of_decisions": round((after - before) / 1024.0, 1),
+        "mib": peak_mib(),
     }
 
 
-def _trial(study: optuna.Study, taken: dict[str, list[tuple[float, float]]]) -> None:
+def _trial(study: optuna.Study, arm: str, taken: dict[str, list[tuple[float, float]]]) -> None:
     def ask() -> tuple[optuna.Trial, dict[str, Any]]:
         trial = study.ask()
-        return trial, {
-            "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True),
-            "hidden_size": trial.suggest_int("hidden_size", 16, 256, log=True),
-            "dropout": trial.suggest_float("dropout", 0.0, 0.5),
-        }
+        return trial, suggested(trial)
 
     (trial, params), *seconds = timed(ask)
     taken["ask"].append((seconds[0], seconds[1]))
-    report_spectrum(trial, spectrum(params), -1)
+    if arm == OURS:
+        report_spectrum(trial, spectrum(params), -1)
     losses = curve(params, trial.number)
     for step, loss in enumerate(losses):
         trial.report(loss, step)

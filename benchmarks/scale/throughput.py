@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
 
+from benchmarks.scale.arms import PATIENCE
+from benchmarks.scale.arms import Cheap
 from benchmarks.scale.arms import be_quiet
-from benchmarks.scale.arms import cheap
 from benchmarks.scale.arms import fresh_study
 from benchmarks.scale.arms import next_result
 from benchmarks.scale.arms import open_storage
 from benchmarks.scale.arms import parts_of
+from benchmarks.scale.arms import peak_mib
 from benchmarks.scale.audit import audit
 
 # Studies of unequal length are compared over their first trials.
@@ -37,7 +37,9 @@ def run_workers(where: str, arm: str, n_workers: int, n_trials: int) -> dict[str
     with fresh_study(where) as name:
         ready, results = context.Barrier(n_workers), context.Queue()
         workers = [
-            context.Process(target=_work, args=(where, name, arm, i, share, ready, results))
+            context.Process(
+                target=_work, args=(where, name, arm, i, share, ready, results), daemon=True
+            )
             for i, share in enumerate(shares)
         ]
         for worker in workers:
@@ -48,21 +50,22 @@ def run_workers(where: str, arm: str, n_workers: int, n_trials: int) -> dict[str
         seconds = max(f["ended"] for f in found) - min(f["began"] for f in found)
         storage = open_storage(where)
         study = optuna.load_study(study_name=name, storage=storage)
-        notes = {number: note for f in found for number, note in f["trials"].items()}
-        n_notes = sum(len(f["trials"]) for f in found)
-        checked = audit(study, notes, n_notes, n_trials)
+        notes = [note for f in found for note in f["notes"]]
+        checked = audit(study, notes, n_trials)
         ends = np.array([end for f in found for end in f["ends"]])
     # Seconds after which so many trials had ended, for the growth of costs with the study.
     curve = np.sort(ends - min(f["began"] for f in found))
     first = min(n_trials, N_FIRST)
+    n_reports = sum(len(note.values) for note in notes)
     return {
         "seconds": round(seconds, 3),
         "trials_per_second": round(n_trials / seconds, 3),
+        "reports_per_second": round(n_reports / seconds, 3),
         "first_per_second": round(first / float(curve[first - 1]), 3),
         "ended_after": [[i + 1, round(float(curve[i]), 2)] for i in _points(n_trials)],
-        "reports": sum(len(values) for _, values in notes.values()),
+        "reports": n_reports,
         "cpu_seconds": round(sum(f["cpu"] for f in found), 3),
-        "largest_mib": round(max(f["mib"] for f in found), 1),
+        "largest_mib": max((f["mib"] for f in found if f["mib"]), default=None),
         "audit": checked,
     }
 
@@ -81,24 +84,20 @@ def _work(
     )
     # Of a study beside: what is loaded at the first trial is no matter of throughput.
     warm_sampler, warm_pruner = parts_of(arm, seed)
-    optuna.create_study(sampler=warm_sampler, pruner=warm_pruner).optimize(cheap, n_trials=3)
-    notes: dict[int, tuple[str, dict[int, float]]] = {}
+    optuna.create_study(sampler=warm_sampler, pruner=warm_pruner).optimize(Cheap(arm), n_trials=3)
+    objective = Cheap(arm)
     ends: list[float] = []
 
-    def note(study: optuna.Study, trial: FrozenTrial) -> None:
-        notes[trial.number] = trial.state.name, dict(trial.intermediate_values)
-        ends.append(time.time())
-
-    ready.wait()
+    ready.wait(PATIENCE)
     began, cpu = time.time(), time.process_time()
-    study.optimize(cheap, n_trials=n_trials, callbacks=[note])
+    study.optimize(objective, n_trials, callbacks=[lambda *_: ends.append(time.time())])
     results.put(
         {
             "began": began,
             "ended": time.time(),
             "cpu": time.process_time() - cpu,
-            "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
-            "trials": notes,
+            "mib": peak_mib(),
+            "notes": objective.notes,
             "ends": ends,
         }
     )
