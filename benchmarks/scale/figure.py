@@ -47,7 +47,7 @@ def draw(path: Path) -> str:
 
 
 def _throughput(axis: Any, rows: Rows) -> None:
-    axis.set_title("Trials that train nothing, the first 200")
+    axis.set_title("Trials that train nothing, the first ones")
     axis.set_xlabel("worker processes")
     axis.set_ylabel("trials a second")
     for store, style in (("postgresql", "-"), ("grpc", "--")):
@@ -151,7 +151,7 @@ def table(results: dict[str, Any]) -> str:
     if results["throughput"]:
         lines += [
             "| storage | workers | trials | trials a second: AeLLE, TPE + Median, ratio | "
-            "of the first 200 | reports a second | lost, doubled or unlike | "
+            "of the first ones | reports a second | lost, doubled or unlike | "
             "decisions, that do not follow |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]

@@ -20,7 +20,7 @@ from benchmarks.scale.arms import peak_mib
 from benchmarks.scale.audit import audit
 
 # Studies of unequal length are compared over their first trials.
-N_FIRST = 200
+N_FIRST = 120
 
 
 def run_workers(where: str, arm: str, n_workers: int, n_trials: int) -> dict[str, Any]:
