@@ -246,7 +246,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     "page",
     [
         pytest.param(page, marks=[pytest.mark.slow] if named(page) in SLOW_PAGES else [])
-        for page in dict.fromkeys(b.page for b in BLOCKS if b.language == "python")
+        for page in dict.fromkeys(b.page for b in RUN if b.language == "python")
     ],
     ids=named,
 )

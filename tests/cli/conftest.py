@@ -37,3 +37,14 @@ def run(arguments: list[str]) -> int:
         return main(arguments)
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else 1
+
+
+def refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said of a mistake: one line, which holds the message and no password."""
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not printed.out
+    assert "secret" not in printed.err
+    return printed.err

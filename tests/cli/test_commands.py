@@ -19,6 +19,7 @@ from optuna_aelle.cli import learn
 from optuna_aelle.cli import main
 from optuna_aelle.cli import outputs
 from optuna_aelle.cli import plots
+from tests.cli.conftest import refused
 from tests.cli.conftest import run
 from tests.conftest import run_synthetic
 
@@ -254,10 +255,8 @@ def test_a_png_without_matplotlib_says_what_to_install(
     source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["explain", source, "--trial", "1", "--figure", "t.png"]) == 2
-    err = capsys.readouterr().err
-    assert "pip install matplotlib" in err
-    assert len(err.splitlines()) == 1
+    arguments = ["explain", source, "--trial", "1", "--figure", "t.png"]
+    refused(arguments, "pip install matplotlib", capsys)
 
 
 def test_a_prior_is_learned_from_storages_and_tables(
@@ -321,10 +320,8 @@ def test_mistakes_of_learning_are_one_line(
     message: str,
 ) -> None:
     filled = [argument.format(source=tmp_path / "nowhere") for argument in arguments]
-    assert main(["learn", source, *filled, "--output", str(tmp_path / "my.prior")]) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert len(err.splitlines()) == 1
+    output = str(tmp_path / "my.prior")
+    refused(["learn", source, *filled, "--output", output], message, capsys)
     assert not (tmp_path / "my.prior").exists()
 
 

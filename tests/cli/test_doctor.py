@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,16 @@ from optuna_aelle.prediction import prior
 from optuna_aelle.trials.continuation import decode_checkpoints
 from optuna_aelle.trials.continuation import enqueue_continuation
 from optuna_aelle.trials.continuation import origin_of
+from tests.cli.conftest import refused
 from tests.conftest import run_synthetic
 
 PROGRAM = [sys.executable, "-m", "optuna_aelle.cli", "doctor"]
+
+
+@pytest.fixture
+def without_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor looks at the storage alone."""
+    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
 
 
 def test_all_is_well(source: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,73 +50,75 @@ def test_all_is_well(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "25 in all" in said["study mine", "trials"]["message"]
 
 
-def test_of_several_studies_one_is_named(
-    source: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
+@pytest.mark.usefixtures("without_machine")
+def test_of_several_studies_one_is_named(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_synthetic(optuna.create_study(study_name="other", storage=source), 2, n_steps=2)
     assert main(["doctor", source]) == 0
     assert "note    studies: 2 studies: mine, other\n" in capsys.readouterr().out
     assert main(["doctor", source, "--study-name", "nope"]) == 2
 
 
-def test_missing_checkpoints_are_a_problem(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
+def checkpointed(
+    tmp_path: Path, n_epochs: int, *, stop: tuple[int, int] | None = None
+) -> tuple[optuna.Study, Callable[[optuna.Trial], float], list[str]]:
+    """A study, an objective that saves checkpoints, and how the doctor is asked of both.
+
+    Args:
+        tmp_path: The files of checkpoints lie in a folder below it.
+        n_epochs: Of each trial.
+        stop: The trial that is pruned, and after which epoch.
+    """
     storage, folder = f"sqlite:///{tmp_path / 'my.db'}", tmp_path / "checkpoints"
     checkpoints = Checkpoints(folder)
 
     def objective(trial: optuna.Trial) -> float:
-        model = torch.nn.Linear(1, 1)
-        for epoch in checkpoints.epochs(trial, 2, model=model):
-            trial.report(trial.number, epoch)
-        return trial.number
+        for epoch in checkpoints.epochs(trial, n_epochs, model=torch.nn.Linear(1, 1)):
+            trial.report(0.0, epoch)
+            if (trial.number, epoch) == stop:
+                raise optuna.TrialPruned
+        return 0.0
 
     study = optuna.create_study(study_name="mine", storage=storage)
+    return study, objective, ["doctor", storage, "--checkpoints", str(folder)]
+
+
+@pytest.mark.usefixtures("without_machine")
+def test_missing_checkpoints_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, objective, arguments = checkpointed(tmp_path, 2)
     study.optimize(objective, n_trials=2)
-    arguments = ["doctor", storage, "--checkpoints", str(folder)]
     assert main(arguments) == 0
     assert "ok      checkpoints: all 4 that are listed are there" in capsys.readouterr().out
-    next(folder.glob("*trial-1-epoch-0*")).unlink()
+    next((tmp_path / "checkpoints").glob("*trial-1-epoch-0*")).unlink()
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert "problem checkpoints: files of 1 trials that list them are missing: 1\n" in out
     assert "1 problem, " in out
 
 
+@pytest.mark.usefixtures("without_machine")
 def test_files_that_a_continuation_has_taken_along_are_not_missed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
-    storage, folder = f"sqlite:///{tmp_path / 'my.db'}", tmp_path / "checkpoints"
-    checkpoints = Checkpoints(folder)
-
-    def objective(trial: optuna.Trial) -> float:
-        model = torch.nn.Linear(1, 1)
-        for epoch in checkpoints.epochs(trial, 6, model=model):
-            trial.report(0.0, epoch)
-            if trial.number == 0 and epoch == 2:
-                raise optuna.TrialPruned
-        return 0.0
-
-    study = optuna.create_study(study_name="mine", storage=storage)
+    study, objective, arguments = checkpointed(tmp_path, 6, stop=(0, 2))
     study.optimize(objective, n_trials=1)
     enqueue_continuation(study, study.trials[0])
     study.optimize(objective, n_trials=1)
     first, second = study.trials
     assert origin_of(second) == 0
+    folder = tmp_path / "checkpoints"
     assert not any((folder / saved.artifact).exists() for saved in decode_checkpoints(first))
-    assert main(["doctor", storage, "--checkpoints", str(folder)]) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "2 trials list checkpoints, 0 of them were stopped and may go on" in out
     assert "all 2 that are listed are there" in out
 
 
+@pytest.mark.usefixtures("without_machine")
 def test_a_server_that_does_not_answer_is_a_problem(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(machine, "of_machine", lambda *_: [])
     assert main(["doctor", "postgresql+psycopg://me:secret@127.0.0.1:1/db"]) == 1
     out = capsys.readouterr().out
     assert "problem reachable: nothing answers at 127.0.0.1:1" in out
@@ -128,11 +138,8 @@ def test_a_server_that_does_not_answer_is_a_problem(
 def test_mistakes_are_one_line(
     source: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["doctor", *(argument.format(source=source) for argument in arguments)]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert len(printed.err.splitlines()) == 1
-    assert not printed.out
+    filled = [argument.format(source=source) for argument in arguments]
+    refused(["doctor", *filled], message, capsys)
 
 
 def test_a_damaged_prior_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,10 @@ from optuna.storages.journal import JournalRedisBackend
 
 from optuna_aelle.cli import main
 from optuna_aelle.cli.sources import choose
+from tests.cli.conftest import refused
 from tests.conftest import made_trials
 from tests.conftest import skip_unless_required
+from tests.ports import free_port
 from tests.storages.stores import URLS
 
 EXPLAIN = ["--trial", "1", "--json"]
@@ -87,15 +89,6 @@ def test_many_names_are_cut_short() -> None:
         choose([f"s{i:02}" for i in range(100)], "x")
 
 
-def refused(source: str, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["explain", source, *EXPLAIN]) == 2
-    printed = capsys.readouterr()
-    assert not printed.out
-    assert len(printed.err.splitlines()) == 1
-    assert "secret" not in printed.err
-    return printed.err
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -132,7 +125,7 @@ def test_what_is_no_storage_is_one_line(
     (tmp_path / "junk.log").write_bytes(b"no\n\xffjournal\n")
     (tmp_path / "numbers.log").write_text("1\n2\n")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert message in refused(source.format(folder=tmp_path), capsys)
+    refused(["explain", source.format(folder=tmp_path), *EXPLAIN], message, capsys)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -153,7 +146,7 @@ def test_tables_of_another_optuna_say_what_to_do(
         database.execute(change)
         database.commit()
     before = path.read_bytes()
-    assert message in refused(source, capsys)
+    refused(["explain", source, *EXPLAIN], message, capsys)
     assert path.read_bytes() == before
 
 
@@ -197,9 +190,7 @@ def test_a_proxy_is_read(source: str, capsys: pytest.CaptureFixture[str]) -> Non
     pytest.importorskip("grpc")
     from optuna.storages import run_grpc_proxy_server
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     storage = RDBStorage(source)
     threading.Thread(
         target=run_grpc_proxy_server,
@@ -221,6 +212,6 @@ def test_a_wrong_password_is_one_line(server: str, capsys: pytest.CaptureFixture
         socket.create_connection((address.hostname, address.port), timeout=5.0).close()
     except OSError as error:
         skip_unless_required(f"{server} cannot be reached: {error}")
-    said = refused(f"{scheme}://nobody:secret@{host}", capsys)
-    assert "Expected the URL of a storage that Optuna can open" in said
+    message = "Expected the URL of a storage that Optuna can open"
+    said = refused(["explain", f"{scheme}://nobody:secret@{host}", *EXPLAIN], message, capsys)
     assert "refused" not in said

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
-import socket
 import subprocess
-import sys
 import time
 import uuid
 import warnings
@@ -16,7 +13,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -33,13 +29,19 @@ from optuna_aelle.decisions.diagnosis import diagnose
 from optuna_aelle.trials.storage import write_system_attributes
 from tests.conftest import run_synthetic
 from tests.conftest import skip_unless_required
+from tests.faults.processes import line_of
+from tests.faults.processes import started
 from tests.faults.proxy import Proxy
 from tests.faults.worker import N_STEPS
-from tests.faults.worker import loss_of
+from tests.ports import free_port
 from tests.storages.stores import URLS
 
 SERVERS = ("postgresql", "mariadb")
-POSTGRESQL_BIN = Path("/usr/lib/postgresql/15/bin")
+# Those of the newest version come last.
+POSTGRESQL_BINS = sorted(
+    (initdb.parent for initdb in Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+    key=lambda folder: float(folder.parent.name),
+)
 
 
 @pytest.fixture(params=SERVERS)
@@ -63,48 +65,33 @@ def name(cable: tuple[Proxy, str, str]) -> Iterator[str]:
     optuna.delete_study(study_name=name, storage=cable[2])
 
 
-def start_worker(url: str, name: str, n_trials: int, pause: float, **options: Any) -> Any:
-    arguments = [url, name, str(n_trials), str(pause), json.dumps(options)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.worker", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 def run_through(
     away: Callable[[], None], url: str, name: str, study: optuna.Study, *, n_workers: int, n: int
 ) -> None:
     """Workers of one study that lose its database while they train: nothing is lost or doubled."""
-    workers = [start_worker(url, name, n, 0.1) for _ in range(n_workers)]
-    for worker in workers:
-        assert "ready" in worker.stdout.readline()
-    told = [json.loads(worker.stdout.readline()) for worker in workers]
-    away()
-    for worker in workers:
-        # Not by `communicate`, which misses what `readline` has read ahead.
-        *lines, last = [json.loads(line) for line in worker.stdout]
-        assert worker.wait(60) == 0
-        told += lines
-        kinds = [text.split("(")[0] for text in last["warnings"]]
-        assert len(kinds) <= 1, last
+    arguments = (url, name, str(n), "0.1", "{}")
+    with started("tests.faults.worker", *arguments, n=n_workers) as workers:
+        for worker in workers:
+            assert "ready" in line_of(worker)
+        told = [json.loads(line_of(worker)) for worker in workers]
+        away()
+        for worker in workers:
+            # Not by `communicate`, which misses what `readline` has read ahead.
+            *lines, last = [json.loads(line) for line in worker.stdout or ()]
+            assert worker.wait(60) == 0
+            told += lines
+            kinds = [text.split("(")[0] for text in last["warnings"]]
+            assert len(kinds) <= 1, last
     trials = study.get_trials()
     assert [trial.number for trial in trials] == list(range(n_workers * n))
     assert sorted(line["number"] for line in told) == list(range(n_workers * n))
     for line in told:
         trial = trials[line["number"]]
-        assert (trial.state.name, trial.value, trial.params) == (
-            line["state"],
-            line["value"],
-            line["params"],
-        )
-        assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        steps = sorted(trial.intermediate_values)  # databases have an order of their own
-        assert steps == list(range(len(steps)))
-        assert trial.state == TrialState.PRUNED or len(steps) == N_STEPS
-        for step, value in trial.intermediate_values.items():
-            assert value == pytest.approx(loss_of(trial.params["x"], step))
+        reported = {int(step): value for step, value in line["reported"].items()}
+        assert (trial.state.name, trial.params) == (line["state"], line["params"])
+        assert trial.intermediate_values == reported
+        assert trial.value == reported[max(reported)]
+        assert trial.state == TrialState.PRUNED or len(reported) == N_STEPS
     assert not [finding for finding in diagnose(study) if finding.level == "problem"]
 
 
@@ -128,10 +115,12 @@ def test_workers_wait_for_a_database_that_is_gone(
 @pytest.fixture
 def own_postgresql(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """The URL of a server of this test's own, and what restarts it, for real."""
-    if not (POSTGRESQL_BIN / "initdb").exists():
-        skip_unless_required(f"{POSTGRESQL_BIN} has no initdb")
+    if not POSTGRESQL_BINS:
+        skip_unless_required("no folder of /usr/lib/postgresql has an initdb")
     as_user: list[str] = []
     if os.getuid() == 0:
+        import pwd  # which Windows lacks
+
         if shutil.which("runuser") is None or "postgres" not in {
             u.pw_name for u in pwd.getpwall()
         }:
@@ -142,24 +131,19 @@ def own_postgresql(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     folder.mkdir(mode=0o700)
     if as_user:
         shutil.chown(folder, "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     data, log = folder / "data", folder / "log"
     setting = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
 
-    def server(*arguments: str) -> None:
+    def server(*arguments: str, check: bool = True) -> None:
         subprocess.run(
-            [*as_user, str(POSTGRESQL_BIN / "pg_ctl"), "-D", str(data), "-l", str(log), "-w"]
+            [*as_user, str(POSTGRESQL_BINS[-1] / "pg_ctl"), "-D", str(data), "-l", str(log), "-w"]
             + list(arguments),
-            check=True,
+            check=check,
             stdout=subprocess.DEVNULL,
             cwd=folder,
             timeout=90,
         )
-
-    server("init", "-o", "-A trust -U aelle -N")
-    server("-o", setting, "start")
 
     def restart() -> None:
         # As when the machine goes down: connections are cut, and transactions lost.
@@ -168,9 +152,12 @@ def own_postgresql(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         server("-o", setting, "start")
 
     try:
+        server("init", "-o", "-A trust -U aelle -N")
+        server("-o", setting, "start")
         yield f"postgresql+psycopg://aelle@127.0.0.1:{port}/postgres", restart
     finally:
-        server("-m", "immediate", "stop")
+        # Which may not have come to run.
+        server("-m", "immediate", "stop", check=False)
         shutil.rmtree(folder)
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -23,6 +22,8 @@ from optuna_aelle import decode_spectra
 from optuna_aelle.decisions.diagnosis import diagnose
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.trials.continuation import decode_checkpoints
+from tests.faults.processes import line_of
+from tests.faults.processes import started
 from tests.faults.victim import N_BEFORE
 from tests.faults.victim import N_EPOCHS
 from tests.faults.victim import own_spectrum
@@ -37,16 +38,10 @@ pytestmark = [
 
 
 def kill_when_there(moment: str, url: str, folder: Path) -> None:
-    victim = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.victim", moment, url, str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert victim.stdout is not None
-    assert victim.stdout.readline() == "here\n"
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
+    with started("tests.faults.victim", moment, url, str(folder)) as (victim,):
+        assert line_of(victim) == "here\n"
+        victim.send_signal(signal.SIGKILL)
+        assert victim.wait(30) == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -130,8 +125,8 @@ def test_a_save_that_is_killed(
     path = folder / "saved.npz"
     load = RecordedTrials.load if moment == "table" else Prior.load
     if exists:
-        RecordedTrials.from_study(study).save(path)
-        Prior.learn([study]).save(path) if moment == "prior" else None
+        kept = RecordedTrials.from_study(study) if moment == "table" else Prior.learn([study])
+        kept.save(path)
         old = path.read_bytes()
     kill_when_there(moment, url, folder)
     assert path.exists() == exists
@@ -146,21 +141,15 @@ def test_an_interrupt_is_a_failed_trial_and_no_more(
 ) -> None:
     url, folder, study = before
     ended = study.get_trials()
-    victim = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.victim", "trial", url, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert victim.stdout is not None
-    assert victim.stdout.readline() == "here\n"
-    victim.send_signal(signal.SIGINT)
-    if again:
-        # Somebody who is impatient.
-        time.sleep(0.05)
+    arguments = ("trial", url, str(folder))
+    with started("tests.faults.victim", *arguments, stderr=subprocess.DEVNULL) as (victim,):
+        assert line_of(victim) == "here\n"
         victim.send_signal(signal.SIGINT)
-    assert victim.wait(30) != 0
+        if again:
+            # Somebody who is impatient.
+            time.sleep(0.05)
+            victim.send_signal(signal.SIGINT)
+        assert victim.wait(30) != 0
     last = study.get_trials()[-1]
     assert last.state == TrialState.FAIL or again
     if last.state == TrialState.RUNNING:

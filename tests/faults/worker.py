@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import optuna
@@ -22,7 +23,7 @@ def loss_of(x: float, step: int) -> float:
 
 
 def main(url: str, name: str, n_trials: int, pause: float, options: dict[str, float]) -> None:
-    """Run ``n_trials`` trials and print each as it was told, then the warnings."""
+    """Run ``n_trials`` trials and print what each has done, then the warnings."""
     warnings.simplefilter("always")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings(record=True) as caught:
@@ -33,20 +34,25 @@ def main(url: str, name: str, n_trials: int, pause: float, options: dict[str, fl
             pruner=aelle.AeLLEPruner(),
         )
         rng = np.random.default_rng()
+        # Of the last trial, as its objective knows it, whatever the storage says of it.
+        done: dict[str, Any] = {}
 
         def objective(trial: optuna.Trial) -> float:
             x = trial.suggest_float("x", 0.0, 1.0)
+            reported: dict[int, float] = {}
+            done.update(number=trial.number, params={"x": x}, reported=reported, state="PRUNED")
             aelle.report_spectrum(trial, synthetic_spectrum(1.0 - x, rng), step=-1)
             for step in range(N_STEPS):
                 time.sleep(pause)
                 trial.report(loss_of(x, step), step)
+                reported[step] = loss_of(x, step)
                 if trial.should_prune():
                     raise optuna.TrialPruned
+            done["state"] = "COMPLETE"
             return loss_of(x, N_STEPS - 1)
 
         def tell(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-            line = {"number": trial.number, "value": trial.value, "state": trial.state.name}
-            print(json.dumps({**line, "params": trial.params}), flush=True)
+            print(json.dumps(done), flush=True)
 
         print(json.dumps({"ready": os.getpid()}), flush=True)
         study.optimize(objective, n_trials=n_trials, callbacks=[tell])

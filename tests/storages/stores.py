@@ -7,7 +7,6 @@ the loopback interface.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal import JournalRedisBackend
 
 from tests.conftest import skip_unless_required
+from tests.ports import free_port
 
 URLS = {
     "postgresql": os.environ.get(
@@ -89,9 +89,7 @@ def proxied(url: str) -> Iterator[BaseStorage]:
         from optuna.storages import GrpcStorageProxy
     except Exception as error:
         skip_unless_required(f"no gRPC proxy over PostgreSQL: {type(error).__name__}: {error}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, "-c", _PROXY, url, str(port)])
     try:
         storage = GrpcStorageProxy(host="127.0.0.1", port=port)

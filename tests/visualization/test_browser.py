@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ from optuna_aelle.visualization import plot_predictions
 from optuna_aelle.visualization import plot_spectra
 from optuna_aelle.visualization import plot_trial
 from tests.conftest import skip_unless_required
+from tests.ports import free_port
 from tests.visualization.conftest import stored_forecast
 
 pytestmark = pytest.mark.browser
@@ -87,9 +87,7 @@ def study(make_study: Any, database: str) -> optuna.Study:
 def dashboard(study: optuna.Study, database: str) -> Iterator[str]:
     """The address of a dashboard that serves the study."""
     pytest.importorskip("optuna_dashboard")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = "from optuna_dashboard._cli import main; main()"
     server = subprocess.Popen(
         [sys.executable, "-c", code, database, "--host", "127.0.0.1", "--port", str(port)],
@@ -183,7 +181,7 @@ def test_table_shows_what_was_measured_and_decided(page: Page) -> None:
     # The dashboard has the table below what it is filtered by.
     page.goto("smartSelection")
     for column in ("aelle:lambda_1", "aelle:decision"):
-        page.get_by_text(column).first.wait_for(state="attached")
+        page.get_by_role("columnheader", name=column).wait_for(state="attached")
 
 
 RUNS = """
