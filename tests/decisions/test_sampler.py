@@ -190,9 +190,9 @@ def test_conditional_spaces_and_parallel_trials() -> None:
     study = optuna.create_study(sampler=AeLLESampler(of_params, seed=0))
     study.optimize(conditional, n_trials=60, n_jobs=4)
     assert all(t.state == TrialState.COMPLETE for t in study.trials)
-    assert np.mean([t.value for t in study.trials[30:]]) < np.mean(
-        [t.value for t in study.trials[:12]]
-    )
+    # Configurations at random end at 0.75 on average. Threads share the work in any order: the
+    # same seed gives other trials each time.
+    assert np.mean([t.value for t in study.trials[30:]]) < 0.5
 
 
 def test_overhead_is_counted() -> None:
