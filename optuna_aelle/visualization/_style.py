@@ -42,6 +42,8 @@ _GRID = "#e8e8e8"
 # so that a figure is written whole or not at all.
 MAX_LINES = 40
 MAX_POINTS = 300
+# Of a legend, in a panel of the dashboard, that stand in one line.
+_MOST_ENTRIES = 5
 
 
 def color_axis(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[str, Any]:
@@ -104,8 +106,11 @@ def wrapped(text: str, width: int = 80) -> str:
 
 
 def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
-    """The figure with its title, and with the names of its axes."""
+    """The figure, its traces in place, with its title and the names of its axes."""
     n_lines = title.count("<br>")
+    entries = sum(trace.showlegend is not False for trace in figure.data)
+    # A legend that takes two lines grows towards the title.
+    top = 70 + 20 * n_lines + 20 * (entries > _MOST_ENTRIES)
     figure.update_layout(
         # A named template would add 7 KB to each figure in the storage.
         template="none",
@@ -119,7 +124,7 @@ def styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
             "pad": {"t": 26 if n_lines else 14},
         },
         font={"family": "Roboto, Helvetica, Arial, sans-serif", "size": 12, "color": "#333"},
-        margin={"l": 70, "r": 20, "t": 70 + 20 * n_lines, "b": 50},
+        margin={"l": 70, "r": 20, "t": top, "b": 50},
         legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
         hovermode="closest",
     )
