@@ -69,7 +69,7 @@ def run_through(
     away: Callable[[], None], url: str, name: str, study: optuna.Study, *, n_workers: int, n: int
 ) -> None:
     """Workers of one study that lose its database while they train: nothing is lost or doubled."""
-    arguments = (url, name, str(n), "0.1", "{}")
+    arguments = (url, name, str(n), "0.1")
     with started("tests.faults.worker", *arguments, n=n_workers) as workers:
         for worker in workers:
             assert "ready" in line_of(worker)

@@ -22,14 +22,14 @@ def loss_of(x: float, step: int) -> float:
     return x + 1.0 / (step + 1)
 
 
-def main(url: str, name: str, n_trials: int, pause: float, options: dict[str, float]) -> None:
+def main(url: str, name: str, n_trials: int, pause: float) -> None:
     """Run ``n_trials`` trials and print what each has done, then the warnings."""
     warnings.simplefilter("always")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings(record=True) as caught:
         study = optuna.load_study(
             study_name=name,
-            storage=aelle.PatientStorage(url, **options),
+            storage=aelle.PatientStorage(url),
             sampler=optuna.samplers.RandomSampler(),
             pruner=aelle.AeLLEPruner(),
         )
@@ -61,4 +61,4 @@ def main(url: str, name: str, n_trials: int, pause: float, options: dict[str, fl
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), json.loads(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
