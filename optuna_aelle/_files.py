@@ -74,7 +74,8 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with open(target, "wb") as device:
             yield device
         return
-    name = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    # Without the target's name, which may be as long as a name can be.
+    name = target.with_name(f".{uuid.uuid4().hex}.part")
     # As `open` would, with the permissions that the process gives to new files.
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -182,7 +183,8 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArra
         if version != (1, 0):
             raise ValueError(f"{member.filename!r} has a header of version {version}")
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.kind not in _KINDS:
+    # Of what takes no bytes there might be any number.
+    if dtype.kind not in _KINDS or dtype.itemsize == 0:
         raise ValueError(f"{member.filename!r} holds {dtype}, not numbers or text")
     size = dtype.itemsize
     for n in shape:

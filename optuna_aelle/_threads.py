@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -33,9 +34,10 @@ class _OneThread:
         self._limited: list[tuple[_Pool, int]] = []
 
     def __enter__(self) -> None:
+        pools = _pools()
         with self._lock:
             self._users += 1
-            for pool in _pools() if self._users == 1 else ():
+            for pool in pools if self._users == 1 else ():
                 n_threads = pool.n_threads()
                 if n_threads > 1:
                     self._limited.append((pool, n_threads))
@@ -43,13 +45,26 @@ class _OneThread:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._users -= 1
-            while self._users == 0 and self._limited:
-                pool, n_threads = self._limited.pop()
-                pool.limit(n_threads)
+            # In a forked process nothing is under way any more.
+            self._users = max(self._users - 1, 0)
+            if self._users == 0:
+                self._lift()
+
+    def _lift(self) -> None:
+        while self._limited:
+            pool, n_threads = self._limited.pop()
+            pool.limit(n_threads)
+
+    def forget_in_child(self) -> None:
+        """Of a process that was forked: what other threads had begun, nobody here will end."""
+        self._lock, self._users = threading.Lock(), 0
+        self._lift()
 
 
 one_thread = _OneThread()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=one_thread.forget_in_child)
 
 
 @cache
@@ -74,7 +89,10 @@ def _pools() -> tuple[_Pool, ...]:
 
 
 def _openblas_pool(path: str) -> _Pool | None:
-    library = ctypes.CDLL(path)
+    try:
+        library = ctypes.CDLL(path)
+    except OSError:  # moved or replaced since it was loaded
+        return None
     for prefix, suffix in itertools.product(("", "scipy_"), ("", "64_", "_64")):
         count, limit = (
             getattr(library, f"{prefix}openblas_{what}_num_threads{suffix}", None)

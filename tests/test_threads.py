@@ -24,6 +24,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optuna_aelle import _threads
+from optuna_aelle._threads import _OneThread
+from optuna_aelle._threads import _Pool
+
 ROOT = Path(__file__).parent.parent
 CALLS = [
     "lyapunov_spectrum",
@@ -103,6 +107,43 @@ def test_a_study_of_two_threads_ends_on_a_busy_machine(busy: None, tmp_path: Pat
 def test_fits_and_spectra_at_once_leave_the_pools_as_they_were() -> None:
     """Each lifts the limits that it has set, and no others."""
     assert run("beside", 2) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_computes_as_before() -> None:
+    """Whatever was under way in its parent, and whoever held the lock."""
+    before, limited, in_child, after = run("forked", 2, timeout=60.0)
+    assert set(limited) <= {1}
+    assert in_child == before == after
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The one pool that is loaded, as the limits that it was given, the latest last."""
+    limits = [4]
+    monkeypatch.setattr(_threads, "_pools", lambda: (_Pool(lambda: limits[-1], limits.append),))
+    return limits
+
+
+def test_who_cannot_look_for_pools_limits_none(
+    pool: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_thread = _OneThread()
+
+    def failing() -> tuple[_Pool, ...]:
+        raise OSError("no such library")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_threads, "_pools", failing)
+        with pytest.raises(OSError, match="no such library"), one_thread:
+            pass
+    with one_thread, one_thread:
+        assert pool == [4, 1]
+    assert pool == [4, 1, 4]
+
+
+def test_a_library_that_has_gone_is_no_pool(tmp_path: Path) -> None:
+    assert _threads._openblas_pool(str(tmp_path / "libopenblas.so")) is None
 
 
 # What follows runs in a process of its own.
@@ -358,6 +399,32 @@ def fits_beside_spectra() -> dict[str, list[int]]:
     return {n: [count, after[n]] for n, count in before.items() if after[n] != count}
 
 
+def counts_around_a_fork() -> list[list[int]]:
+    """Threads of OpenBLAS before a limit, within it, in a process forked there, and after it."""
+
+    def counts() -> list[int]:
+        return [pool.n_threads() for pool in _threads._pools()]
+
+    before = counts()
+    ours, theirs = os.pipe()
+    with _threads.one_thread:
+        limited = counts()
+        lock = _threads.one_thread._lock
+        with lock:
+            child = os.fork()
+        if child == 0:
+            assert _threads.one_thread._lock is not lock
+            with _threads.one_thread:
+                np.ones((300, 300)) @ np.ones((300, 300))
+            os.write(theirs, json.dumps(counts()).encode())
+            os._exit(0)
+        os.close(theirs)
+        with os.fdopen(ours) as told:
+            in_child = json.load(told)
+        os.waitpid(child, 0)
+    return [before, limited, in_child, counts()]
+
+
 def main(name: str, n_threads: str, *arguments: str) -> None:
     import torch
 
@@ -367,6 +434,7 @@ def main(name: str, n_threads: str, *arguments: str) -> None:
         "steps": step_seconds,
         "busy": busy_study,
         "beside": fits_beside_spectra,
+        "forked": counts_around_a_fork,
     }
     print(json.dumps(jobs[name](*arguments)))
 

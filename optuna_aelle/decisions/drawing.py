@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -17,21 +19,38 @@ from optuna_aelle.decisions.excerpts import lessons
 from optuna_aelle.trials.objectives import signs_of
 from optuna_aelle.trials.storage import DeferredWrites
 from optuna_aelle.trials.storage import ended_trials
+from optuna_aelle.trials.storage import study_identity
 from optuna_aelle.trials.storage import with_trials
 
 
 class ExcerptTPESampler(TPESampler):
-    """TPE whose draws take no longer in a long study; in others it draws as TPE does.
+    """TPE whose draws take no longer in a long study of one objective; else it draws as TPE does.
 
-    Of more than `LONG` ended trials it learns from some (`excerpts.lessons`), and the search space
-    from those that are new.
+    Of more than `LONG` ended trials it learns from some (`excerpts.lessons`), of several
+    objectives from all: TPE ranks them by fronts. The search space it learns from those that are
+    new.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._forget_read()
+
+    def _forget_read(self) -> None:
+        # The numbers of the trials, by study: what it has read of a space it keeps.
+        self._read: WeakKeyDictionary[BaseStorage, dict[int, set[int]]] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if name != "_read"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget_read()
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        # What it has read of a space it keeps.
-        read: set[int] = vars(self).setdefault("_read", set())
+        storage, study_id = study_identity(study)
+        read = self._read.setdefault(storage, {}).setdefault(study_id, set())
         new = [t for t in ended_trials(study) if t.number not in read]
         read.update(t.number for t in new)
         return super().infer_relative_search_space(with_trials(study, new), trial)

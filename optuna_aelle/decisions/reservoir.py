@@ -39,6 +39,7 @@ from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import decode_spectra
 from optuna_aelle.trials.continuation import one_a_network
 from optuna_aelle.trials.objectives import signs_of
+from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import study_identity
 
 FloatArray = npt.NDArray[np.float64]
@@ -71,6 +72,12 @@ class Candidate:
 
     def __post_init__(self) -> None:
         self.key = key_of(self.trial.params)
+
+    def claim(self) -> bool:
+        """Whether nobody has asked for its spectrum: of several threads one is told so."""
+        with _lock:
+            unclaimed, self.asked = not self.asked, True
+        return unclaimed
 
 
 class Reservoir:
@@ -137,13 +144,14 @@ class Reservoir:
 
     def keys(self, started: Sequence[FrozenTrial]) -> set[str]:
         """The configurations that have started or are remembered (`key_of`)."""
+        keys = {candidate.key for candidate in self._candidates}
         for trial in started:
-            if trial.number not in self._keys:
-                self._keys[trial.number] = key_of(trial.params)
-        return {
-            *(self._keys[trial.number] for trial in started),
-            *(candidate.key for candidate in self._candidates),
-        }
+            key = self._keys.get(trial.number) or key_of(trial.params)
+            # One in training may be about to suggest more.
+            if trial.state.is_finished():
+                self._keys[trial.number] = key
+            keys.add(key)
+        return keys
 
     def field(self, started: Sequence[FrozenTrial], objective: int = 0) -> Field:
         """What is expected of trials of the study and, behind them, of the candidates.
@@ -207,7 +215,9 @@ def started_trials(study: Study) -> list[FrozenTrial]:
     if len(shown) <= _MOST_STARTED:
         return shown
     if len(shown) > LONG:
-        return compared(shown, signs_of(study)[0])
+        views = {t.number: t for t in shown}
+        whole = [t for t in every_trial(study, _STARTED) if t.number in views]
+        return [views[t.number] for t in compared(whole, signs_of(study))]
     half = _MOST_STARTED // 2
     furthest = sorted(shown, key=lambda t: (len(t.intermediate_values), t.number))[-half:]
     kept = {t.number for t in (*furthest, *shown[-half:])}

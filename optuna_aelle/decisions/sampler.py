@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,8 @@ from optuna_aelle.decisions.reservoir import Candidate
 from optuna_aelle.decisions.reservoir import Reservoir
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import started_trials
+from optuna_aelle.decisions.spending import Clock
+from optuna_aelle.decisions.spending import Spending
 from optuna_aelle.decisions.wrapping import SteadySampler
 from optuna_aelle.decisions.wrapping import compile_spectra
 from optuna_aelle.prediction.knobs import check_knobs
@@ -43,11 +44,8 @@ from optuna_aelle.prediction.prior import Prior
 from optuna_aelle.prediction.prior import as_prior
 from optuna_aelle.trials.attributes import UNTRAINED_STEP
 from optuna_aelle.trials.attributes import encode_spectrum
-from optuna_aelle.trials.cost import trained_seconds
 from optuna_aelle.trials.storage import at_one_moment
 from optuna_aelle.trials.storage import ended_trials
-from optuna_aelle.trials.storage import every_trial
-from optuna_aelle.trials.storage import numbered
 from optuna_aelle.trials.storage import stored_trial
 from optuna_aelle.trials.storage import write_system_attributes
 
@@ -67,8 +65,6 @@ _MARGIN = 2.0
 _UNCHOSEN = frozenset({1, 3, 5, 8, 12, 17, 23, 30})
 
 SpectrumFunction = Callable[[dict[str, Any]], Any]
-# Seconds of trainings so far, and of candidates' spectra.
-Clock = Callable[[], tuple[float, float]]
 
 
 class AeLLESampler(SteadySampler):
@@ -100,7 +96,7 @@ class AeLLESampler(SteadySampler):
         knobs: Own names of parameters, each to its common one, such as ``{"my_lr":
             "learning_rate"}``.
         n_candidates: Configurations to choose the first trial from; each later one is chosen from
-            those that are left and a few more.
+            those that are left and a few more. At least 256 are remembered, in long studies 128.
         spectrum_share: Of the time spent on training in this process, how much candidates' spectra
             may take.
         seed: Of the default base sampler.
@@ -150,8 +146,7 @@ class AeLLESampler(SteadySampler):
         self._knobs = dict(check_knobs(knobs))
         self._n_candidates = n_candidates
         self._spectrum_share = spectrum_share
-        self._clock: Clock | None = None
-        self._begin()
+        self._begin(None)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -175,21 +170,16 @@ class AeLLESampler(SteadySampler):
         Where trainings are recorded ones, ``clock`` tells how long they took.
         """
         other = super().around(base)
-        other._clock = clock
         if self._spectrum_fn is not None:
             # Who goes by hyperparameters alone is given no spectra.
             other._spectrum_fn = spectrum_fn or self._spectrum_fn
         other._prior = self._prior if prior is None else prior
-        other._begin()
+        other._begin(clock)
         return other
 
-    def _begin(self) -> None:
+    def _begin(self, clock: Clock | None) -> None:
         self.overhead_seconds = 0.0
-        self._n_spectra, self._spectrum_seconds = 0, 0.0
-        # Trials that were asked for here and have not ended, and for how long all others were
-        # trained: workers together may not spend more than each of them may.
-        self._own: set[int] = set()
-        self._trained = 0.0
+        self._spending = Spending(clock)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -209,7 +199,8 @@ class AeLLESampler(SteadySampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        self._own.add(trial.number)
+        if self._spectrum_fn is not None:
+            self._spending.note_trial(trial.number)
         if self._n_candidates == 1 or not search_space or self._is_decided(study, trial):
             return super().sample_relative(study, trial, search_space)
         if self._spectrum_fn is not None:
@@ -223,7 +214,8 @@ class AeLLESampler(SteadySampler):
             self._warn(error)
             return super().sample_relative(study, trial, search_space)
         finally:
-            self.overhead_seconds += time.perf_counter() - started
+            with self._spending.lock:
+                self.overhead_seconds += time.perf_counter() - started
         try:
             # Only what the chosen draw wrote is stored, as if it had been drawn alone.
             write_system_attributes(study, trial, chosen.written)
@@ -298,6 +290,7 @@ class AeLLESampler(SteadySampler):
         new = reservoir.keep_within(space)
         long = len(ended_trials(study)) > LONG
         n_fresh, n_most = _FRESH_AND_MOST[long]
+        n_most = max(n_most, self._n_candidates)
         n_wanted = n_fresh if reservoir.candidates and not new else self._n_candidates
         known = reservoir.keys(ran)
         for _ in range(n_wanted):
@@ -315,11 +308,12 @@ class AeLLESampler(SteadySampler):
     def _may_ask_for_all(self, reservoir: Reservoir, study: Study) -> bool:
         """Whether spectra of all that have none surely cost little enough."""
         # Where trainings are recorded ones nobody knows beforehand.
-        if self._clock is not None or not self._n_spectra >= _FIRST_SPECTRA:
+        n = self._spending.n_spectra
+        if self._spending.clock is not None or n < _FIRST_SPECTRA:
             return False
         missing = sum(not candidate.asked for candidate in reservoir.candidates)
-        trained, spent = self._seconds(study)
-        expected = missing * self._spectrum_seconds / self._n_spectra
+        trained, spent = self._spending.seconds(study)
+        expected = missing * spent / n
         return spent + _MARGIN * expected < self._spectrum_share * trained
 
     def _ask_for_spectra(
@@ -331,26 +325,27 @@ class AeLLESampler(SteadySampler):
         """Compute spectra of the first ones as far as they may cost; whether there are any."""
         if self._spectrum_fn is None:
             return False
-        trained, spent = self._seconds(study)
+        spending = self._spending
+        trained, spent = spending.seconds(study)
         told = refused = 0
         for candidate in candidates:
             if candidate.asked:
                 continue
             dear = spent >= self._spectrum_share * trained
-            if dear and self._n_spectra >= _FIRST_SPECTRA:
+            if dear and spending.n_spectra >= _FIRST_SPECTRA:
                 break
-            candidate.asked = True
+            if not candidate.claim():
+                continue
             started = time.perf_counter()
             spectrum = self._spectrum(dict(candidate.params), number)
-            self._n_spectra += 1
-            self._spectrum_seconds += time.perf_counter() - started
-            spent = self._seconds()[1]
+            spending.note_spectrum(time.perf_counter() - started)
+            spent = spending.seconds()[1]
             if spectrum:
                 # In place of the ones that another thread may be reading.
                 candidate.trial.system_attrs = {**candidate.trial.system_attrs, **spectrum}
             told += bool(spectrum)
             refused += spectrum is None
-        if refused and self._n_spectra == refused:
+        if refused and spending.n_spectra == refused:
             warn_once(
                 "spectrum_fn returned None",
                 f"spectrum_fn returned None for all {refused} candidates of trial {number}: they "
@@ -358,20 +353,6 @@ class AeLLESampler(SteadySampler):
                 "spectral_fingerprint(network, probe_inputs) gives.",
             )
         return told > 0
-
-    def _seconds(self, study: Study | None = None) -> tuple[float, float]:
-        """What trainings, and what spectra of candidates have taken in this process."""
-        if self._clock is not None:
-            return self._clock()
-        trials = [] if study is None else every_trial(study)
-        for number in [*self._own] if trials else ():
-            trial = numbered(trials, number)
-            if trial is None or not trial.state.is_finished():
-                continue
-            with suppress(KeyError):  # another thread was faster
-                self._own.remove(number)
-                self._trained += trained_seconds(trial)
-        return self._trained, self._spectrum_seconds
 
     def _spectrum(self, params: dict[str, Any], number: int) -> dict[str, Any] | None:
         """The attribute of a candidate's spectrum; None where there is none, empty if it fails."""

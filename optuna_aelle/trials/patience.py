@@ -43,6 +43,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # is in milliseconds.
 _LIBPQ = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 60_000}
 _PYMYSQL = {"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120}
+# Seconds until whoever has waited for an answer, then for the next try, is heard again.
+_LONGEST_SILENCE = 120.0 + _LONGEST_PAUSE
+# Of MySQL: no access to a database, none for a user, and no such database.
+_MYSQL_REFUSALS = {1044, 1045, 1049}
+# Other drivers say no more than this, as psycopg does of connections.
+_REFUSALS = ("password authentication failed", "does not exist", "unable to open database file")
 
 
 class PatientStorage(RDBStorage):
@@ -50,8 +56,12 @@ class PatientStorage(RDBStorage):
 
     As `optuna.storages.RDBStorage`, but what fails because the database cannot be reached is tried
     again until it can: ``trial.report`` and all else then take as long as that, with one warning.
-    Nothing is written twice. After an absence no trial counts as lost before all workers have had
-    the time to renew their heartbeats.
+    Nothing is written twice. After an absence, of which a worker that has just opened the storage
+    cannot know, no trial counts as lost before all workers have had the time to renew their
+    heartbeats: ``heartbeat_interval`` and some two minutes, but no longer than ``grace_period``.
+
+    What waiting cannot mend is raised at once where the storage is opened: a wrong password, a
+    database or a folder that is not there.
 
     Args:
         url: Of the database, as SQLAlchemy has it.
@@ -63,6 +73,7 @@ class PatientStorage(RDBStorage):
 
     Raises:
         ValueError: ``patience`` is not positive.
+        sqlalchemy.exc.OperationalError: The database refuses, or has stayed away for too long.
 
     Example:
         >>> storage = PatientStorage("sqlite:///patient.db", patience=300.0)
@@ -79,7 +90,7 @@ class PatientStorage(RDBStorage):
     ) -> None:
         if not patience > 0.0:
             raise ValueError(f"patience must be positive, in seconds, but got {patience}.")
-        self._patience, self._tried, self._back_at = patience, set[str](), -float("inf")
+        self._patience, self._tried = patience, set[str]()
         driver = url.split(":", 1)[0]
         engine: dict[str, Any] = {"pool_pre_ping": True, "pool_recycle": 1800}
         if driver in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
@@ -88,9 +99,14 @@ class PatientStorage(RDBStorage):
             engine["connect_args"] = _PYMYSQL
         engine |= engine_kwargs or {}
         build = super().__init__
-        self._wait(lambda again: opened(lambda: build(url, engine, **options)))
+        self._open(lambda again: opened(lambda: build(url, engine, **options)))
 
-    def _wait(self, attempt: Callable[[bool], _T]) -> _T:
+    def _open(self, attempt: Callable[[bool], None]) -> None:
+        self._wait(attempt, opens=True)
+        # Nobody knows for how long it was away before.
+        self._back_at = time.monotonic()
+
+    def _wait(self, attempt: Callable[[bool], _T], opens: bool = False) -> _T:
         """What ``attempt`` returns once the database can be reached; it is told of other tries."""
         since, pause = None, _FIRST_PAUSE
         while True:
@@ -99,7 +115,9 @@ class PatientStorage(RDBStorage):
             except Exception as error:
                 absence = _absence(error)
                 since = since or time.monotonic()
-                if absence is None or time.monotonic() - since + pause > self._patience:
+                if absence is None or (opens and _is_refusal(absence)):
+                    raise
+                if time.monotonic() - since + pause > self._patience:
                     raise
                 warn_once(
                     "database away",
@@ -119,8 +137,7 @@ class PatientStorage(RDBStorage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._patience = state["_patience"]
         restore = super().__setstate__
-        # The clock of another process says nothing here.
-        self._wait(lambda again: restore({**state, "_back_at": -float("inf")}))
+        self._open(lambda again: restore(state))
 
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
@@ -211,9 +228,11 @@ class PatientStorage(RDBStorage):
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         get = super()._get_stale_trial_ids
         found = self._wait(lambda again: get(study_id))
-        grace = self.grace_period or 2 * (self.heartbeat_interval or 0)
+        interval = self.heartbeat_interval or 0
+        grace = self.grace_period or 2 * interval
         # While the database was away, nobody's heart could be heard.
-        return [] if time.monotonic() - self._back_at < grace else found
+        heard_at = self._back_at + min(grace, interval + _LONGEST_SILENCE)
+        return [] if time.monotonic() < heard_at else found
 
 
 def opened(build: Callable[[], _T]) -> _T:
@@ -286,6 +305,19 @@ def _absence(error: BaseException | None) -> BaseException | None:
         pending = isinstance(error, exc.PendingRollbackError)
         error = error.__context__ if pending else error.__cause__
     return None
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the database lets nobody in, or is not there at all."""
+    driver: Any = getattr(error, "orig", None)
+    state = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
+    if state:
+        # Of PostgreSQL: whoever asks is refused; there is no such database.
+        return str(state).startswith("28") or state == "3D000"
+    code = next(iter(getattr(driver, "args", ())), None)
+    if isinstance(code, int):
+        return code in _MYSQL_REFUSALS
+    return any(words in str(driver) for words in _REFUSALS)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import itertools
+import pickle
 import random
+import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,11 +29,15 @@ from optuna.trial import create_trial
 
 from optuna_aelle import AeLLESampler
 from optuna_aelle import AeLLEWarning
+from optuna_aelle import Prior
 from optuna_aelle import report_spectrum
 from optuna_aelle.decisions.branches import widened
 from optuna_aelle.decisions.random_states import random_states_kept
+from optuna_aelle.decisions.reservoir import Candidate
+from optuna_aelle.decisions.reservoir import key_of
 from optuna_aelle.decisions.reservoir import make_reservoir
 from optuna_aelle.decisions.reservoir import reservoir_of
+from optuna_aelle.decisions.spending import Spending
 from tests.conftest import synthetic_spectrum
 
 
@@ -199,6 +207,60 @@ def test_overhead_is_counted() -> None:
     sampler = AeLLESampler(spectrum_fn, seed=0)
     run(sampler, 30)
     assert 0.0 < sampler.overhead_seconds < 30.0
+
+
+def test_what_is_spent_survives_copies() -> None:
+    sampler = AeLLESampler(spectrum_fn, seed=0)
+    run(sampler, 8)
+    for other in (copy.deepcopy(sampler), pickle.loads(pickle.dumps(sampler))):
+        trained, spent = sampler._spending.seconds()
+        other._spending.note_spectrum(1.0)
+        assert other._spending.seconds() == (trained, spent + 1.0)
+        assert other._spending.n_spectra == sampler._spending.n_spectra + 1 > 1
+
+
+def test_without_spectra_no_trial_is_remembered() -> None:
+    sampler = AeLLESampler(seed=0)
+    run(sampler, 8)
+    assert not sampler._spending._own
+
+
+def test_threads_count_all_that_they_spend() -> None:
+    spending = Spending()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: spending.note_spectrum(0.5), range(20_000)))
+    finally:
+        sys.setswitchinterval(before)
+    assert spending.n_spectra == 20_000
+    assert spending.seconds() == (0.0, 10_000.0)
+
+
+def test_of_several_threads_one_asks_for_a_spectrum() -> None:
+    candidate = Candidate({}, create_trial(value=0.0), {})
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda _: candidate.claim(), range(100))) == 1
+    assert candidate.asked
+
+
+def test_all_candidates_that_were_asked_for_are_compared() -> None:
+    space = dict.fromkeys("ab", FloatDistribution(0.0, 1.0))
+    sampler = AeLLESampler(None, RandomSampler(0), space=space, n_candidates=300)
+    study = run(sampler, 1)
+    reservoir = reservoir_of(study)
+    assert reservoir is not None
+    assert len(reservoir.candidates) == 299
+
+
+def test_a_trial_in_training_may_still_suggest_more() -> None:
+    study = optuna.create_study()
+    reservoir = make_reservoir(study, Prior.pretrained())
+    trial = study.ask()
+    for name in "ab":
+        trial.suggest_float(name, 0.0, 1.0)
+        assert reservoir.keys(study.trials) == {key_of(trial.params)}
 
 
 @pytest.mark.parametrize(
