@@ -221,7 +221,8 @@ class AeLLESampler(SteadySampler):
             write_system_attributes(study, trial, chosen.written)
         except Exception as error:  # only parallel workers would have read it
             self._warn(error)
-        return dict(chosen.params)
+        # It may have been drawn for another thread, whose trial has more parameters.
+        return {name: value for name, value in chosen.params.items() if name in search_space}
 
     def _is_decided(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether it was enqueued."""

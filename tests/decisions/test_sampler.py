@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import datetime
 import itertools
+import math
 import pickle
 import random
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -201,6 +203,31 @@ def test_conditional_spaces_and_parallel_trials() -> None:
     # Configurations at random end at 0.75 on average. Threads share the work in any order: the
     # same seed gives other trials each time.
     assert np.mean([t.value for t in study.trials[30:]]) < 0.5
+
+
+def test_a_candidate_of_a_wider_space_is_taken_as_far_as_it_goes() -> None:
+    """While spectra are computed, another thread draws for trials with one parameter more."""
+
+    def narrow(trial: optuna.Trial) -> float:
+        return trial.suggest_float("x", 0.0, 1.0)
+
+    def wide(trial: optuna.Trial) -> float:
+        return narrow(trial) + trial.suggest_float("bias", -1.0, 1.0)
+
+    others: list[Callable[[], None]] = []
+
+    def of_params(params: dict[str, Any]) -> Any:
+        if others:
+            others.pop()()
+        return -np.arange(1.0, 9.0) * (0.1 + params["x"])
+
+    study = optuna.create_study(sampler=AeLLESampler(of_params, seed=0))
+    study.optimize(narrow, n_trials=15)
+    trial = study.ask()
+    others.append(lambda: study.optimize(wide, n_trials=3))
+    assert math.isfinite(wide(trial))
+    assert not others
+    assert len(study.trials) == 19
 
 
 def test_overhead_is_counted() -> None:
