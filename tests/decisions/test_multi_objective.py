@@ -634,7 +634,7 @@ def test_of_a_long_study_all_objectives_are_of_the_same_trials(
     )
     for name, n in {"LONG": 12, "_MOST_STARTED": 8}.items():
         monkeypatch.setattr(reservoir_module, name, n)
-    for name, n in {"_MOST_COMPARED": 14, "_BEST": 4}.items():
+    for name, n in {"_MOST_COMPARED": 12, "_BEST": 4, "_ON_FRONT": 2}.items():
         monkeypatch.setattr(excerpts, name, n)
     reservoir = reservoir_of(study)
     assert reservoir is not None
