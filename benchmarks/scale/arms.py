@@ -178,7 +178,7 @@ def peak_mib() -> float | None:
 def _serve(url: str, port: int) -> None:
     be_quiet()
     optuna.storages.run_grpc_proxy_server(
-        optuna.storages.RDBStorage(url), host="127.0.0.1", port=port
+        optuna.storages.get_storage(url), host="127.0.0.1", port=port
     )
 
 

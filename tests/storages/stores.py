@@ -35,8 +35,8 @@ LOCAL = ("memory", "sqlite", "journal-file")
 SERVERS = ("postgresql", "mariadb", "journal-redis", "grpc")
 _PROXY = """
 import sys
-from optuna.storages import RDBStorage, run_grpc_proxy_server
-run_grpc_proxy_server(RDBStorage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
+from optuna.storages import get_storage, run_grpc_proxy_server
+run_grpc_proxy_server(get_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
 """
 
 
