@@ -92,13 +92,14 @@ class Cheap:
 
     Args:
         arm: Of `ARMS`.
+        same_work: Whether a trial stops where its number says, whatever the pruner says.
 
     Attributes:
         notes: One a trial that has ended, in this order.
     """
 
-    def __init__(self, arm: str) -> None:
-        self._arm = arm
+    def __init__(self, arm: str, same_work: bool = False) -> None:
+        self._arm, self._same_work = arm, same_work
         self.notes: list[Note] = []
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -109,7 +110,10 @@ class Cheap:
         for step, loss in enumerate(curve(params, trial.number)):
             trial.report(loss, step)
             told[step] = loss
-            if trial.should_prune():
+            stop = trial.should_prune()
+            if self._same_work:
+                stop = step + 1 == (N_REPORTS, 1, 2, 4)[trial.number % 4] < N_REPORTS
+            if stop:
                 self.notes.append(Note(trial.number, "PRUNED", params, told))
                 raise optuna.TrialPruned
         self.notes.append(Note(trial.number, "COMPLETE", params, told))

@@ -169,6 +169,22 @@ def table(results: dict[str, Any]) -> str:
                 f"{ours['audit']['not_following']} |"
             )
         lines.append("")
+    if results["same_work"]:
+        lines += [
+            "| storage | workers | trials of the same length | trials a second: AeLLE, "
+            "TPE + Median, ratio | processor seconds a trial |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        pairs = {(r["store"], r["workers"], r["arm"]): r for r in results["same_work"]}
+        for store, workers in dict.fromkeys((s, w) for s, w, _ in pairs):
+            ours, peer = pairs[store, workers, OURS], pairs[store, workers, PEER]
+            rates = ours["trials_per_second"], peer["trials_per_second"]
+            cpu = [row["cpu_seconds"] / row["trials"] for row in (ours, peer)]
+            lines.append(
+                f"| {STORES[store]} | {workers} | {ours['trials']} | {rates[0]:.2f}, "
+                f"{rates[1]:.2f}, {rates[0] / rates[1]:.2f} | {cpu[0]:.3f}, {cpu[1]:.3f} |"
+            )
+        lines.append("")
     if results["latency"]:
         lines += [
             "| storage | ended | arm | sampler: median, 99 % (ms) | of processor time | "

@@ -2,10 +2,11 @@
 
 *Throughput*: trials that train nothing, by 1 to 8 processes on PostgreSQL and behind Optuna's gRPC
 proxy, beside TPE with Optuna's median pruner; after each run the storage is held against what the
-workers did. *Latency*: seconds of a sampler's and a pruner's decisions, and memory, after 100 to
-10,000 ended trials. *Busy*: studies of 1, 2 and 4 threads beside as many busy processes as there
-are cores. What has been measured is kept, so an interrupted run goes on. Only a whole run writes
-``scale.json``, any other ``scale_partial.json``.
+workers did. *Same work*: again, where pruners are asked but not obeyed, since who stops trials
+earlier ends more of them. *Latency*: seconds of a sampler's and a pruner's decisions, and memory,
+from 100 to 10,000 ended trials on. *Busy*: studies of 1, 2 and 4 threads beside as many busy
+processes as there are cores. What has been measured is kept, so an interrupted run goes on. Only
+a whole run writes ``scale.json``, any other ``scale_partial.json``.
 
     python -m benchmarks.scale                    # 40 minutes on two cores that do nothing else
     python -m benchmarks.scale --quick            # does it run at all?
@@ -42,7 +43,7 @@ from benchmarks.scale.arms import be_quiet
 from benchmarks.scale.arms import proxied
 from benchmarks.scale.figure import draw
 
-PARTS = ("throughput", "latency", "busy")
+PARTS = ("throughput", "same_work", "latency", "busy")
 DATABASE = os.environ.get("AELLE_TEST_POSTGRESQL", "postgresql+psycopg://root@127.0.0.1:5432/test")
 _CACHE = Path("cache") / "scale"
 
@@ -73,6 +74,15 @@ def cells(parts: Sequence[str], where: dict[str, str], quick: bool) -> Iterator[
                         {"store": store, "workers": workers, "trials": n, "arm": arm},
                         partial(throughput.run_workers, where[store], arm, workers, n),
                     )
+    for store in ("postgresql", "grpc") if "same_work" in parts else ():
+        for workers in (2,) if quick else (1, 8):
+            n = 8 if quick else throughput.N_FIRST if workers == 1 else 400
+            for arm in ARMS:
+                yield Cell(
+                    "same_work",
+                    {"store": store, "workers": workers, "trials": n, "arm": arm},
+                    partial(throughput.run_workers, where[store], arm, workers, n, True),
+                )
     if "latency" in parts:
         sizes = [("memory", n) for n in ((20, 400) if quick else (100, 1000, 10000))]
         sizes += [] if quick else [("postgresql", 100), ("postgresql", 1000)]
@@ -138,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @contextmanager
 def _storages(parts: Sequence[str], database: str) -> Iterator[dict[str, str]]:
     known = {"memory": "memory", "postgresql": database}
-    if "throughput" not in parts:
+    if not {"throughput", "same_work"} & {*parts}:
         yield known
         return
     with proxied(database) as address:

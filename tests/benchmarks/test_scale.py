@@ -98,6 +98,18 @@ def test_a_decision_that_does_not_follow_is_found(
     assert not all(decisions(stopped))
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_same_work_is_done_whatever_a_pruner_says(arm: str) -> None:
+    sampler, pruner = parts_of(arm, 0)
+    objective = Cheap(arm, same_work=True)
+    study = optuna.create_study(sampler=sampler, pruner=pruner)
+    study.optimize(objective, n_trials=20)
+    lengths = [len(trial.intermediate_values) for trial in study.trials]
+    assert lengths == [8, 1, 2, 4] * 5
+    ended = [trial.state is TrialState.COMPLETE for trial in study.trials]
+    assert ended == [True, False, False, False] * 5
+
+
 def test_made_trials_are_as_cheap_ones_leave_them(
     searched: Searched,
 ) -> None:
@@ -116,12 +128,13 @@ def test_everything_is_measured_for_both_arms() -> None:
     where = {"memory": "memory", "postgresql": "p", "grpc": "g"}
     todo = list(measuring.cells(measuring.PARTS, where, quick=False))
     assert {cell.part for cell in todo} == set(measuring.PARTS)
-    for part in ("throughput", "latency"):
+    for part in ("throughput", "same_work", "latency"):
         keys = [cell.key for cell in todo if cell.part == part]
         for key in keys:
             for arm in ARMS:
                 assert {**key, "arm": arm} in keys
-    largest = [cell.key for cell in todo if cell.key.get("workers") == 8]
+    of_workers = [cell.key for cell in todo if cell.part == "throughput"]
+    largest = [key for key in of_workers if key["workers"] == 8]
     assert [(key["store"], key["trials"]) for key in largest] == [
         ("postgresql", 2000),
         ("postgresql", 2000),
@@ -149,6 +162,17 @@ def test_figure_and_tables_come_from_the_results_alone(tmp_path: Path) -> None:
             }
             for arm, rate in ((OURS, 12.0), (PEER, 10.0))
         ],
+        "same_work": [
+            {
+                "store": "grpc",
+                "workers": 8,
+                "trials": 400,
+                "arm": arm,
+                "trials_per_second": rate,
+                "cpu_seconds": 100.0,
+            }
+            for arm, rate in ((OURS, 9.0), (PEER, 10.0))
+        ],
         "latency": [
             {
                 "store": "memory",
@@ -173,6 +197,7 @@ def test_figure_and_tables_come_from_the_results_alone(tmp_path: Path) -> None:
     assert path.with_suffix(".png").stat().st_size > 20_000
     rates = "12.00, 10.00, 1.20 | 24.00, 20.00, 1.20 | 36.00, 30.00, 1.20"
     assert f"| PostgreSQL | 8 | 2000 | {rates} | none | 12, 0 |" in text
+    assert "| 8 | 400 | 9.00, 10.00, 0.90 | 0.250, 0.250 |" in text
     assert "| memory | 1,000 | AeLLE | 9.0, 40 | 8.0 | 9.00, 40 | 1.50 | 300 |" in text
     assert "| 2 | 11.0 | 10.0 | 1.10 | 1.00, 1.10, 1.20 |" in text
 
