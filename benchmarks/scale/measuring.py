@@ -8,7 +8,7 @@ from 100 to 10,000 ended trials on. *Busy*: studies of 1, 2 and 4 threads beside
 processes as there are cores. What has been measured is kept, so an interrupted run goes on. Only
 a whole run writes ``scale.json``, any other ``scale_partial.json``.
 
-    python -m benchmarks.scale                    # 40 minutes on two cores that do nothing else
+    python -m benchmarks.scale                    # an hour on two cores that do nothing else
     python -m benchmarks.scale --quick            # does it run at all?
     python -m benchmarks.scale --parts latency
 """
