@@ -145,6 +145,10 @@ def _legend(axis: Any) -> None:
         axis.legend(fontsize=7)
 
 
+def _beside(ours: dict[str, Any], peer: dict[str, Any], key: str) -> str:
+    return f"{ours[key]:.2f}, {peer[key]:.2f}, {ours[key] / peer[key]:.2f}"
+
+
 def table(results: dict[str, Any]) -> str:
     """All numbers in words, with what was asked of them."""
     lines = []
@@ -159,7 +163,7 @@ def table(results: dict[str, Any]) -> str:
         for store, workers in dict.fromkeys((s, w) for s, w, _ in pairs):
             ours, peer = pairs[store, workers, OURS], pairs[store, workers, PEER]
             rates = [
-                f"{ours[key]:.2f}, {peer[key]:.2f}, {ours[key] / peer[key]:.2f}"
+                _beside(ours, peer, key)
                 for key in ("trials_per_second", "first_per_second", "reports_per_second")
             ]
             clean = is_clean(ours["audit"]) and is_clean(peer["audit"])
@@ -178,11 +182,11 @@ def table(results: dict[str, Any]) -> str:
         pairs = {(r["store"], r["workers"], r["arm"]): r for r in results["same_work"]}
         for store, workers in dict.fromkeys((s, w) for s, w, _ in pairs):
             ours, peer = pairs[store, workers, OURS], pairs[store, workers, PEER]
-            rates = ours["trials_per_second"], peer["trials_per_second"]
+            rate = _beside(ours, peer, "trials_per_second")
             cpu = [row["cpu_seconds"] / row["trials"] for row in (ours, peer)]
             lines.append(
-                f"| {STORES[store]} | {workers} | {ours['trials']} | {rates[0]:.2f}, "
-                f"{rates[1]:.2f}, {rates[0] / rates[1]:.2f} | {cpu[0]:.3f}, {cpu[1]:.3f} |"
+                f"| {STORES[store]} | {workers} | {ours['trials']} | {rate} | "
+                f"{cpu[0]:.3f}, {cpu[1]:.3f} |"
             )
         lines.append("")
     if results["latency"]:
