@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,14 @@ def _legend(axis: Any) -> None:
         axis.legend(fontsize=7)
 
 
+def _pairs(rows: Rows) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Storage and number of workers, as two cells, and the rows of both arms."""
+    known = {(r["store"], r["workers"], r["arm"]): r for r in rows}
+    for store, workers in dict.fromkeys((s, w) for s, w, _ in known):
+        ours, peer = (known[store, workers, arm] for arm in ARMS)
+        yield f"{STORES[store]} | {workers}", ours, peer
+
+
 def _beside(ours: dict[str, Any], peer: dict[str, Any], key: str) -> str:
     return f"{ours[key]:.2f}, {peer[key]:.2f}, {ours[key] / peer[key]:.2f}"
 
@@ -159,16 +168,14 @@ def table(results: dict[str, Any]) -> str:
             "decisions, that do not follow |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
-        pairs = {(r["store"], r["workers"], r["arm"]): r for r in results["throughput"]}
-        for store, workers in dict.fromkeys((s, w) for s, w, _ in pairs):
-            ours, peer = pairs[store, workers, OURS], pairs[store, workers, PEER]
+        for where, ours, peer in _pairs(results["throughput"]):
             rates = [
                 _beside(ours, peer, key)
                 for key in ("trials_per_second", "first_per_second", "reports_per_second")
             ]
             clean = is_clean(ours["audit"]) and is_clean(peer["audit"])
             lines.append(
-                f"| {STORES[store]} | {workers} | {ours['trials']} | {' | '.join(rates)} | "
+                f"| {where} | {ours['trials']} | {' | '.join(rates)} | "
                 f"{'none' if clean else 'yes, see audit'} | {ours['audit']['decisions']}, "
                 f"{ours['audit']['not_following']} |"
             )
@@ -179,15 +186,10 @@ def table(results: dict[str, Any]) -> str:
             "TPE + Median, ratio | processor seconds a trial |",
             "| --- | --- | --- | --- | --- |",
         ]
-        pairs = {(r["store"], r["workers"], r["arm"]): r for r in results["same_work"]}
-        for store, workers in dict.fromkeys((s, w) for s, w, _ in pairs):
-            ours, peer = pairs[store, workers, OURS], pairs[store, workers, PEER]
+        for where, ours, peer in _pairs(results["same_work"]):
             rate = _beside(ours, peer, "trials_per_second")
             cpu = [row["cpu_seconds"] / row["trials"] for row in (ours, peer)]
-            lines.append(
-                f"| {STORES[store]} | {workers} | {ours['trials']} | {rate} | "
-                f"{cpu[0]:.3f}, {cpu[1]:.3f} |"
-            )
+            lines.append(f"| {where} | {ours['trials']} | {rate} | {cpu[0]:.3f}, {cpu[1]:.3f} |")
         lines.append("")
     if results["latency"]:
         lines += [
