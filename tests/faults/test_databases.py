@@ -65,7 +65,7 @@ def name(cable: tuple[Proxy, str, str]) -> Iterator[str]:
     optuna.delete_study(study_name=name, storage=cable[2])
 
 
-def run_through(
+def assert_nothing_is_lost(
     away: Callable[[], None], url: str, name: str, study: optuna.Study, *, n_workers: int, n: int
 ) -> None:
     """Workers of one study that lose its database while they train: nothing is lost or doubled."""
@@ -109,7 +109,7 @@ def test_workers_wait_for_a_database_that_is_gone(
         time.sleep(seconds)
         proxy.mend()
 
-    run_through(away, url, name, study, n_workers=2, n=6)
+    assert_nothing_is_lost(away, url, name, study, n_workers=2, n=6)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_workers_outlive_a_restart_of_their_database(
         time.sleep(1.0)
         restart()
 
-    run_through(twice, url, "restarted", study, n_workers=3, n=6)
+    assert_nothing_is_lost(twice, url, "restarted", study, n_workers=3, n=6)
 
 
 @pytest.mark.services

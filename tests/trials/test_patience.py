@@ -50,6 +50,7 @@ def test_optuna_alone_fails(raced: str) -> None:
 def test_of_two_that_create_the_tables_both_go_on(raced: str, build: Callable[[str], Any]) -> None:
     build(raced)
     optuna.create_study(study_name="shared", storage=raced)
+    assert optuna.get_all_study_names(raced) == ["shared"]
 
 
 def test_what_is_wrong_otherwise_is_raised_at_once(tmp_path: Path) -> None:
