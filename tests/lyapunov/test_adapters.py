@@ -30,8 +30,14 @@ CLOSE: dict[str, float] = {"rtol": 1e-9, "atol": 1e-9}
 FLOAT32: dict[str, float] = {"rtol": 2e-4, "atol": 1e-6}
 
 
+# The versions whose layers are read; the integration of the Trainer takes older ones.
+SINCE = {"transformers": "5.24"}
+
+
 def package(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is in the extra `models`")
+    since = SINCE.get(name)
+    reason = f"{name} {since or ''} is in the extra `models`"
+    return pytest.importorskip(name, minversion=since, reason=reason)
 
 
 def spread(module: Any, scale: float = 0.7) -> Any:
