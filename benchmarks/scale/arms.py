@@ -132,8 +132,7 @@ def made(n: int, arm: str, seed: int = 0) -> list[FrozenTrial]:
         }
         length = N_REPORTS if number % 3 == 0 else int(rng.choice([1, 2, 4]))
         told = dict(enumerate(curve(params, number)[:length]))
-        system = {f"completed_rung_{i}": told[2**i - 1] for i in range(4) if 2**i <= length}
-        system |= encode_spectrum(spectrum(params), -1)
+        system = encode_spectrum(spectrum(params), -1) if arm == OURS else {}
         trials.append(
             create_trial(
                 state=TrialState.COMPLETE if length == N_REPORTS else TrialState.PRUNED,
@@ -141,7 +140,7 @@ def made(n: int, arm: str, seed: int = 0) -> list[FrozenTrial]:
                 params=params,
                 distributions=SPACE,
                 intermediate_values=told,
-                system_attrs=system if arm == OURS else {},
+                system_attrs=system,
             )
         )
     return trials

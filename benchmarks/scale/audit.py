@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 from benchmarks.scale.arms import Note
-from optuna_aelle.decisions.moments import REDUCTION_FACTOR
+from optuna_aelle.decisions.halving import REDUCTION_FACTOR
 from optuna_aelle.decisions.reservoir import EXPLORATION
 from optuna_aelle.decisions.verdict import AELLE
 from optuna_aelle.decisions.verdict import decode_verdict

@@ -26,7 +26,7 @@ from optuna_aelle.backtest.race import ArmFactory
 from optuna_aelle.backtest.race import NativeArm
 from optuna_aelle.backtest.replay import PrunerFactory
 from optuna_aelle.backtest.searches import Callback
-from optuna_aelle.decisions.moments import report_spacing
+from optuna_aelle.decisions.halving import report_spacing
 from optuna_aelle.decisions.pruner import AeLLEPruner
 from optuna_aelle.decisions.resumption import resume_promising
 from optuna_aelle.decisions.sampler import AeLLESampler

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -14,31 +11,11 @@ from optuna_aelle.prediction.curves import reports
 from optuna_aelle.prediction.curves import values_of_peers
 from optuna_aelle.trials.storage import every_trial
 
-# η of the default halving: the least regret of those that halve from the first report on.
-REDUCTION_FACTOR = 2
 # Before so many reports, halving decides as well as any prediction.
 _FIRST_RUNG = 4
 # The top third of a rung is never stopped by a prediction: on public learning curves of recurrent
 # networks this halved the regret of pruning by the chance to beat the best.
 RUNG_FLOOR = 1.0 / 3.0
-
-
-def report_spacing(trials: Sequence[FrozenTrial]) -> int:
-    """Steps from one report to the next, as the first trial with two reports has them; 1 at least.
-
-    Before there is one: the first step that was reported.
-    """
-    for trial in trials:
-        if len(trial.intermediate_values) > 1:
-            first, second = sorted(trial.intermediate_values)[:2]
-            return second - first
-    return max([1, *(min(t.intermediate_values) for t in trials if t.intermediate_values)])
-
-
-def halving(study: Study, trial: FrozenTrial) -> SuccessiveHalvingPruner:
-    """The default pruner; its rungs count steps, and the first is to be one report."""
-    spacing = report_spacing([*every_trial(study), trial])
-    return SuccessiveHalvingPruner(min_resource=spacing, reduction_factor=REDUCTION_FACTOR)
 
 
 def only_failures_before(study: Study, trial: FrozenTrial) -> bool:

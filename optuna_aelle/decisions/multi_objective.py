@@ -34,7 +34,7 @@ from optuna_aelle.decisions.excerpts import LONG
 from optuna_aelle.decisions.front import FrontForecast
 from optuna_aelle.decisions.front import encode_front_forecast
 from optuna_aelle.decisions.front import forecast_front
-from optuna_aelle.decisions.moments import REDUCTION_FACTOR
+from optuna_aelle.decisions.halving import REDUCTION_FACTOR
 from optuna_aelle.decisions.moments import RUNG_FLOOR
 from optuna_aelle.decisions.moments import is_halving_rung
 from optuna_aelle.decisions.moments import is_rung

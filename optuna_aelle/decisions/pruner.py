@@ -34,8 +34,7 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
-from optuna_aelle.decisions.moments import REDUCTION_FACTOR
-from optuna_aelle.decisions.moments import halving
+from optuna_aelle.decisions.halving import rung_of
 from optuna_aelle.decisions.moments import in_rung_floor
 from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.moments import only_failures_before
@@ -243,7 +242,10 @@ class AeLLEPruner(BasePruner):
 
     def _wrapped_prunes(self, study: Study, trial: FrozenTrial) -> bool:
         try:
-            return (self._wrapped_pruner or halving(study, trial)).prune(study, trial)
+            if self._wrapped_pruner is not None:
+                return self._wrapped_pruner.prune(study, trial)
+            rung = rung_of(study, trial)
+            return rung is not None and not rung.goes_on
         except Exception as error:  # an overnight study must go on, whatever is wrong there
             warn_once(
                 "wrapped pruner failed",
@@ -262,11 +264,12 @@ class AeLLEPruner(BasePruner):
             return False
 
     def _verdict_of_wrapped(self, study: Study, trial: FrozenTrial) -> Verdict:
-        reduction_factor: int | None = REDUCTION_FACTOR
-        if self._wrapped_pruner is not None:
-            reduction_factor = reduction_factor_of(self._wrapped_pruner)
         try:
-            return verdict_of_pruner(study, trial, self._wrapped_name, reduction_factor)
+            if self._wrapped_pruner is not None:
+                factor = reduction_factor_of(self._wrapped_pruner)
+                return verdict_of_pruner(study, trial, self._wrapped_name, factor)
+            rung = rung_of(study, trial)
+            return Verdict(self._wrapped_name, _step(trial)) if rung is None else rung.verdict()
         except Exception:  # a storage hiccup must not undo a decision
             return Verdict(self._wrapped_name, _step(trial))
 

@@ -209,6 +209,8 @@ def test_a_candidate_of_a_wider_space_is_taken_as_far_as_it_goes() -> None:
     """While spectra are computed, another thread draws for trials with one parameter more."""
 
     def narrow(trial: optuna.Trial) -> float:
+        # Spectra may take a share of this.
+        time.sleep(0.005)
         return trial.suggest_float("x", 0.0, 1.0)
 
     def wide(trial: optuna.Trial) -> float:
@@ -221,7 +223,8 @@ def test_a_candidate_of_a_wider_space_is_taken_as_far_as_it_goes() -> None:
             others.pop()()
         return -np.arange(1.0, 9.0) * (0.1 + params["x"])
 
-    study = optuna.create_study(sampler=AeLLESampler(of_params, seed=0))
+    sampler = AeLLESampler(of_params, spectrum_share=1.0, seed=0)
+    study = optuna.create_study(sampler=sampler)
     study.optimize(narrow, n_trials=15)
     trial = study.ask()
     others.append(lambda: study.optimize(wide, n_trials=3))
