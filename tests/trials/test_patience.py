@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -162,8 +164,12 @@ def test_a_folder_that_is_missing_is_told_at_once(tmp_path: Path, pauses: list[f
     ],
 )
 def test_who_has_just_come_lets_the_others_be_heard_first(
-    options: dict[str, int], seconds: float, tmp_path: Path
+    options: dict[str, int], seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However slow this machine is.
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep)
+    monkeypatch.setattr(patience, "time", clock)
     storage = PatientStorage(f"sqlite:///{tmp_path / 'study.db'}", **options)
     study = optuna.create_study(storage=storage)
     trial = study.ask()
@@ -171,8 +177,9 @@ def test_who_has_just_come_lets_the_others_be_heard_first(
     with storage.engine.begin() as connection:
         connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = '2020-01-01'"))
     for opened_anew in (storage, copy.deepcopy(storage), pickle.loads(pickle.dumps(storage))):
+        opened_anew._back_at = now[0]
         assert opened_anew._get_stale_trial_ids(study._study_id) == []
-        opened_anew._back_at -= seconds - 1.0
+        now[0] += seconds - 1.0
         assert opened_anew._get_stale_trial_ids(study._study_id) == []
-        opened_anew._back_at -= 1.0
+        now[0] += 1.0
         assert opened_anew._get_stale_trial_ids(study._study_id) == [trial._trial_id]
