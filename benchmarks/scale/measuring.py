@@ -76,7 +76,7 @@ def cells(parts: Sequence[str], where: dict[str, str], quick: bool) -> Iterator[
                     )
     for store in ("postgresql", "grpc") if "same_work" in parts else ():
         for workers in (2,) if quick else (1, 8):
-            n = 8 if quick else throughput.N_FIRST if workers == 1 else 400
+            n = 8 if quick else throughput.N_FIRST if workers == 1 else 2000
             for arm in ARMS:
                 yield Cell(
                     "same_work",

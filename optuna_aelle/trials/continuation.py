@@ -40,7 +40,7 @@ from optuna_aelle.trials.payloads import check_version
 from optuna_aelle.trials.payloads import text
 from optuna_aelle.trials.payloads import whole
 from optuna_aelle.trials.storage import add_as_it_is
-from optuna_aelle.trials.storage import latest
+from optuna_aelle.trials.storage import known_here
 
 CONTINUES_KEY = "aelle:continues"
 CHECKPOINTS_KEY = "aelle:checkpoints"
@@ -176,7 +176,7 @@ def inherited_step(trial: FrozenTrial) -> int | None:
 
 def is_inherited(trial: FrozenTrial | BaseTrial, step: int) -> bool:
     """Whether a continuation has a step from its origin: before it, nothing is to be reported."""
-    stored = latest(trial)
+    stored = known_here(trial)
     until = None if stored is None else inherited_step(stored)
     return until is not None and step <= until
 

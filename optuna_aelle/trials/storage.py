@@ -62,6 +62,14 @@ def latest(trial: FrozenTrial | optuna.trial.BaseTrial) -> FrozenTrial | None:
     return None
 
 
+def known_here(trial: FrozenTrial | optuna.trial.BaseTrial) -> FrozenTrial | None:
+    """As `latest`, of a live trial as its own object has it: no storage is asked.
+
+    What was written on it by that object is there; of other writers it knows nothing.
+    """
+    return trial._cached_frozen_trial if isinstance(trial, optuna.Trial) else latest(trial)
+
+
 def live_trial(study: Study, trial: FrozenTrial) -> optuna.Trial:
     """A running trial as its objective has it, in whatever process this is."""
     return optuna.Trial(study, trial._trial_id)
@@ -73,6 +81,8 @@ def write_system_attributes(
     """Write what programs read; the dashboard does not show it, data frames do not hold it."""
     for key, value in attributes.items():
         study._storage.set_trial_system_attr(trial._trial_id, key, value)
+        if isinstance(trial, optuna.Trial):
+            trial._cached_frozen_trial.system_attrs[key] = value
 
 
 def write_user_attributes(

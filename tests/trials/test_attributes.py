@@ -334,7 +334,7 @@ def test_what_cannot_be_stored_does_not_end_a_training(monkeypatch: pytest.Monke
     def hiccup(*_: Any) -> Any:
         raise optuna.exceptions.StorageInternalError("database is locked")
 
-    monkeypatch.setattr(trial.study._storage, "get_trial", hiccup)
+    monkeypatch.setattr(trial.study._storage, "set_trial_system_attr", hiccup)
     with pytest.warns(AeLLEWarning, match="could not be stored.*database is locked"):
         report_spectrum(trial, [-1.0], step=0)
     with pytest.warns(AeLLEWarning, match="is left out"):
