@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna_aelle._warnings import forget_warnings
 from optuna_aelle.trials.attributes import encode_spectrum
 from optuna_aelle.trials.storage import write_study_system_attribute
+
+# What a shell runs in the background ignores interruptions, and its children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -98,7 +98,7 @@ def test_an_interruption_that_python_drops_is_heard_a_second_later(
         time.sleep(30)
 
     monkeypatch.setattr(learn, "check_file", deaf)
-    monkeypatch.setattr("optuna_aelle.cli._UNHEARD_SECONDS", 0.1)
+    monkeypatch.setattr("optuna_aelle.cli._UNHEARD_SECONDS", 0.5)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     assert main(["learn", "my.npz", "--output", "my.prior"]) == 130
     assert capsys.readouterr().err == "optuna-aelle: interrupted.\n"
@@ -114,9 +114,12 @@ def test_an_interruption_ends_the_program_quietly(source: str, tmp_path: Path) -
         text=True,
         cwd=tmp_path,
     ) as program:
-        time.sleep(4.0)
-        program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=60)
+        try:
+            time.sleep(4.0)
+            program.send_signal(signal.SIGINT)
+            out, err = program.communicate(timeout=60)
+        finally:
+            program.kill()
     assert program.returncode == 130
     assert not out
     assert err.splitlines()[-1] == "optuna-aelle: interrupted."
