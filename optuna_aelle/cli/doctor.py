@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from optuna_aelle.cli.arguments import add_source
 from optuna_aelle.cli.outputs import notes
+from optuna_aelle.cli.outputs import one_line
 from optuna_aelle.cli.outputs import print_json
 from optuna_aelle.cli.outputs import printable
 
@@ -89,9 +90,20 @@ def _found(
 
         # Before all else: a name that is wrong should be heard of at once.
         found = of_source(options.source, options.study_name, options.checkpoints)
-    from optuna_aelle.cli.machine import of_machine
+    return {"machine": _of_machine(compiled, deadline), **found}
 
-    return {"machine": of_machine(compiled, deadline), **found}
+
+def _of_machine(compiled: subprocess.Popen[bytes], deadline: float) -> list[Finding]:
+    try:
+        from optuna_aelle.cli.machine import of_machine
+    except (ImportError, OSError) as error:
+        # A package that is there and cannot be loaded is what somebody asks a doctor about.
+        from optuna_aelle.decisions.diagnosis import Finding
+
+        said = f"a package cannot be imported ({type(error).__name__}: {one_line(error)})"
+        advice = "Install it anew; on Linux, a library of the system may be missing."
+        return [Finding("problem", "versions", said, advice)]
+    return of_machine(compiled, deadline)
 
 
 def _lines(finding: Finding) -> str:

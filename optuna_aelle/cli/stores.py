@@ -52,6 +52,10 @@ def of_source(
         storage = open_storage(source)
         found = {"storage": [_speed(storage), *_schema(source)]}
         names = sorted(optuna.get_all_study_names(storage))
+        if not names and study_name is None:
+            # It is well asked before the first study, too.
+            found["storage"].append(Finding("note", "studies", "none yet", ""))
+            return found
         if len(names) > 1 and study_name is None:
             said = f"{len(names)} studies: {', '.join(names[:9])}{', ...' * (len(names) > 9)}"
             advice = "Name one with --study-name to hear what happened to it."

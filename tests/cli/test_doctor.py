@@ -51,6 +51,35 @@ def test_all_is_well(source: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("without_machine")
+def test_before_the_first_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = f"sqlite:///{tmp_path / 'new.db'}"
+    optuna.storages.RDBStorage(source)
+    assert main(["doctor", source]) == 0
+    out = capsys.readouterr().out
+    assert "ok      reachable: " in out
+    assert "note    studies: none yet\n" in out
+    assert main(["doctor", source, "--study-name", "mine"]) == 2
+
+
+def test_a_package_that_cannot_be_loaded_is_a_problem(tmp_path: Path) -> None:
+    broken = tmp_path / "torch" / "__init__.py"
+    broken.parent.mkdir()
+    broken.write_text("raise OSError('libtorch_cpu.so: cannot open shared object file')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        PROGRAM,
+        env=environment,
+        cwd=Path(optuna_aelle.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert (
+        "problem versions: a package cannot be imported (OSError: libtorch_cpu.so" in done.stdout
+    )
+
+
+@pytest.mark.usefixtures("without_machine")
 def test_of_several_studies_one_is_named(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_synthetic(optuna.create_study(study_name="other", storage=source), 2, n_steps=2)
     assert main(["doctor", source]) == 0
