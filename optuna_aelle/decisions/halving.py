@@ -93,20 +93,24 @@ def rung_of(study: Study, trial: FrozenTrial) -> Rung | None:
     if step is None:
         return None
     told, trials = trial.intermediate_values, every_trial(study)
-    own = numbered(trials, trial.number)
-    spacing = report_spacing([*trials, trial])
-    found, number, least = None, 0, spacing
+    own, value = numbered(trials, trial.number), told[step]
+    found, number, least = None, 0, report_spacing([*trials, trial])
     while least <= step:
-        reached = _values_from([told], least)
-        if not reached:
-            return Rung(number, step, told[step], math.nan, 1, 1)
-        if not _values_from([{s: x for s, x in told.items() if s < step}], least):
+        if not _came_before(told, least, step):
+            if math.isnan(value):
+                return Rung(number, step, value, math.nan, 1, 1)
             others = [other.intermediate_values for other in trials if other is not own]
-            found = _among(number, step, [*reached, *_values_from(others, least)], study.direction)
+            found = _among(number, step, [value, *_values_from(others, least)], study.direction)
             if not found.goes_on:
                 return found
         number, least = number + 1, least * REDUCTION_FACTOR
     return found
+
+
+def _came_before(told: dict[int, float], least: int, step: int) -> bool:
+    """Whether a number was reported from step ``least`` on, before this step."""
+    # From the end: as a rule the report before this one was such, however many there are.
+    return any(least <= s < step and not math.isnan(x) for s, x in reversed(told.items()))
 
 
 def _among(number: int, step: int, peers: list[float], direction: StudyDirection) -> Rung:
