@@ -96,8 +96,9 @@ def _found(
 def _of_machine(compiled: subprocess.Popen[bytes], deadline: float) -> list[Finding]:
     try:
         from optuna_aelle.cli.machine import of_machine
-    except (ImportError, OSError) as error:
-        # A package that is there and cannot be loaded is what somebody asks a doctor about.
+    except Exception as error:
+        # A package that is there and cannot be loaded is what somebody asks a doctor about; it may
+        # raise anything, such as NumPy where it is of another version than was compiled against.
         from optuna_aelle.decisions.diagnosis import Finding
 
         said = f"a package cannot be imported ({type(error).__name__}: {one_line(error)})"

@@ -52,7 +52,7 @@ def of_source(
         storage = open_storage(source)
         found = {"storage": [_speed(storage), *_schema(source)]}
         names = sorted(optuna.get_all_study_names(storage))
-        if not names and study_name is None:
+        if not names and study_name is None and checkpoints is None:
             # It is well asked before the first study, too.
             found["storage"].append(Finding("note", "studies", "none yet", ""))
             return found

@@ -4,23 +4,37 @@ As Optuna's `SuccessiveHalvingPruner` (asynchronous: Li et al. 2020, A System fo
 Parallel Hyperparameter Tuning), with η = 2 and a first rung after one report: of those that came
 to a rung the better half goes on. What a trial had there is read from its curve, where Optuna
 writes an attribute at each rung: nothing has to be stored, and trials from elsewhere count, too.
+
+As there, a trial is judged once at each rung, when it is first asked about after coming there. At
+which it was judged this process remembers; to another one it is as if at each report but the last.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from optuna.pruners import SuccessiveHalvingPruner
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from optuna_aelle.decisions.verdict import Verdict
+from optuna_aelle.trials.attributes import failed_attempts
+from optuna_aelle.trials.continuation import inherited_step
 from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import numbered
+from optuna_aelle.trials.storage import study_identity
+
+_judged: WeakKeyDictionary[BaseStorage, dict[int, dict[int, int]]] = WeakKeyDictionary()
+_lock = threading.Lock()
+# Trials of a study that may be in training at once in this process, generously.
+_MOST_KNOWN = 1000
 
 # η: of those that halve from the first report on, this one has the least regret.
 REDUCTION_FACTOR = 2
@@ -61,7 +75,7 @@ class Rung:
             by,
             self.step,
             value=self.value,
-            bar=self.bar,
+            bar=self.bar if math.isfinite(self.bar) else None,
             rank=self.rank,
             n_compared=self.n_compared,
             rung=self.number,
@@ -80,10 +94,11 @@ def report_spacing(trials: Sequence[FrozenTrial]) -> int:
     return max([1, *(min(t.intermediate_values) for t in trials if t.intermediate_values)])
 
 
-def rung_of(study: Study, trial: FrozenTrial) -> Rung | None:
-    """Where the last report came to a rung: the first at which it is too low, or the highest.
+def next_rung(study: Study, trial: FrozenTrial) -> Rung | None:
+    """The rung to which a trial has come since it was last asked about.
 
-    None between two rungs. A NaN comes to a rung, and is too low at it.
+    Of several the first at which it is too low, or the highest; None where there is none. A NaN
+    comes to a rung, and is too low at it.
 
     Args:
         study: With one objective.
@@ -94,23 +109,54 @@ def rung_of(study: Study, trial: FrozenTrial) -> Rung | None:
         return None
     told, trials = trial.intermediate_values, every_trial(study)
     own, value = numbered(trials, trial.number), told[step]
-    found, number, least = None, 0, report_spacing([*trials, trial])
-    while least <= step:
-        if not _came_before(told, least, step):
-            if math.isnan(value):
-                return Rung(number, step, value, math.nan, 1, 1)
-            others = [other.intermediate_values for other in trials if other is not own]
-            found = _among(number, step, [value, *_values_from(others, least)], study.direction)
-            if not found.goes_on:
-                return found
-        number, least = number + 1, least * REDUCTION_FACTOR
+    spacing = report_spacing([*trials, trial])
+    storage, study_id = study_identity(study)
+    with _lock:
+        known = _judged.setdefault(storage, {}).setdefault(study_id, {})
+        number = known.pop(trial.number, None)
+    # Of a study that was deleted, another one may have the number.
+    if number is None or _begin(max(number - 1, 0), spacing) > step:
+        number = _judged_elsewhere(trial, trials, spacing)
+    found = None
+    while _begin(number, spacing) <= step:
+        if math.isnan(value):
+            found = Rung(number, step, value, math.nan, 1, 1)
+            break
+        others = [other.intermediate_values for other in trials if other is not own]
+        peers = [value, *_values_at(others, _begin(number, spacing), step)]
+        found = _among(number, step, peers, study.direction)
+        number += 1
+        if not found.goes_on:
+            break
+    with _lock:
+        known[trial.number] = number
+        if len(known) > _MOST_KNOWN:
+            del known[next(iter(known))]
     return found
 
 
-def _came_before(told: dict[int, float], least: int, step: int) -> bool:
-    """Whether a number was reported from step ``least`` on, before this step."""
-    # From the end: as a rule the report before this one was such, however many there are.
-    return any(least <= s < step and not math.isnan(x) for s, x in reversed(told.items()))
+def _begin(rung: int, spacing: int) -> int:
+    step: int = spacing * REDUCTION_FACTOR**rung
+    return step
+
+
+def _judged_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial], spacing: int) -> int:
+    """At how many rungs the trial was judged, as far as its curve tells."""
+    told = trial.intermediate_values
+    # What it has from others, these were asked about.
+    attempts = [numbered(trials, number) for number in failed_attempts(trial)]
+    steps = [inherited_step(trial), *(t.last_step for t in attempts if t is not None)]
+    asked = max((s for s in steps if s in told), default=(trial.last_step or 0) - 1)
+    number = 0
+    while _begin(number, spacing) <= asked and _came_by(told, _begin(number, spacing), asked):
+        number += 1
+    return number
+
+
+def _came_by(told: dict[int, float], least: int, step: int) -> bool:
+    """Whether a number was reported from step ``least`` on, up to ``step``."""
+    # From the end: as a rule the last reports are such, however many there are.
+    return any(least <= s <= step and not math.isnan(x) for s, x in reversed(told.items()))
 
 
 def _among(number: int, step: int, peers: list[float], direction: StudyDirection) -> Rung:
@@ -121,14 +167,19 @@ def _among(number: int, step: int, peers: list[float], direction: StudyDirection
     return Rung(number, step, peers[0], best_first[last_to_go_on - 1], rank, len(peers))
 
 
-def _values_from(curves: Sequence[Mapping[int, float]], least: int) -> list[float]:
-    """The first number that each of them reported from step ``least`` on, where there is one."""
+def _values_at(curves: Sequence[Mapping[int, float]], least: int, step: int) -> list[float]:
+    """The first number that each of them reported at a rung, where there is one.
+
+    Whoever reports more seldom is not compared by what came long after: up to the next rung, or to
+    the step that is held against it.
+    """
+    end = max(step + 1, REDUCTION_FACTOR * least)
     found = []
     for told in curves:
         # Studies are long: as a rule it is this very step, or the trial was stopped before it.
         value = told.get(least, math.nan)
         if math.isnan(value) and max(told, default=-1) > least:
-            later = (step for step, x in told.items() if step > least and not math.isnan(x))
+            later = (s for s, x in told.items() if least < s < end and not math.isnan(x))
             value = told.get(min(later, default=-1), math.nan)
         if not math.isnan(value):
             found.append(value)

@@ -34,7 +34,8 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle._warnings import warn_once
-from optuna_aelle.decisions.halving import rung_of
+from optuna_aelle.decisions.halving import Rung
+from optuna_aelle.decisions.halving import next_rung
 from optuna_aelle.decisions.moments import in_rung_floor
 from optuna_aelle.decisions.moments import is_rung
 from optuna_aelle.decisions.moments import only_failures_before
@@ -191,7 +192,7 @@ class AeLLEPruner(BasePruner):
             # what was expected of it.
             self._write(study, trial, user={DECISION_KEY: None, PREDICTED_FINAL_KEY: None})
         # The wrapped pruner sees every trial, whoever decides: its rungs must not have gaps.
-        halved = self._wrapped_prunes(study, trial)
+        halved, rung = self._halved(study, trial)
         verdict: Verdict | None = None
         beside = self._wrapped_pruner is None and has_candidates(study)
         asked = beside and is_asked(study, stored, halved)
@@ -199,7 +200,7 @@ class AeLLEPruner(BasePruner):
         if rivalry is not None:
             verdict = rivalry.verdict
         elif halved and beside == asked and not self._is_a_tie(study, trial):
-            verdict = self._verdict_of_wrapped(study, trial)
+            verdict = self._verdict_of_wrapped(study, trial) if rung is None else rung.verdict()
         elif not beside:
             verdict = self._verdict_of_forecast(study, trial, stored)
         if verdict is None or self._is_calibration(trial) or self._must_keep(study, stored):
@@ -240,12 +241,13 @@ class AeLLEPruner(BasePruner):
     def _wrapped_name(self) -> str:
         return type(self._wrapped_pruner or SuccessiveHalvingPruner()).__name__
 
-    def _wrapped_prunes(self, study: Study, trial: FrozenTrial) -> bool:
+    def _halved(self, study: Study, trial: FrozenTrial) -> tuple[bool, Rung | None]:
+        """Whether the wrapped pruner would stop it; of the default one, at which rung."""
         try:
             if self._wrapped_pruner is not None:
-                return self._wrapped_pruner.prune(study, trial)
-            rung = rung_of(study, trial)
-            return rung is not None and not rung.goes_on
+                return self._wrapped_pruner.prune(study, trial), None
+            rung = next_rung(study, trial)
+            return rung is not None and not rung.goes_on, rung
         except Exception as error:  # an overnight study must go on, whatever is wrong there
             warn_once(
                 "wrapped pruner failed",
@@ -253,7 +255,7 @@ class AeLLEPruner(BasePruner):
                 f"({type(error).__name__}: {error}) and abstains.",
                 error,
             )
-            return False
+            return False, None
 
     def _is_a_tie(self, study: Study, trial: FrozenTrial) -> bool:
         if self._wrapped_pruner is not None:
@@ -264,12 +266,10 @@ class AeLLEPruner(BasePruner):
             return False
 
     def _verdict_of_wrapped(self, study: Study, trial: FrozenTrial) -> Verdict:
+        assert self._wrapped_pruner is not None
+        factor = reduction_factor_of(self._wrapped_pruner)
         try:
-            if self._wrapped_pruner is not None:
-                factor = reduction_factor_of(self._wrapped_pruner)
-                return verdict_of_pruner(study, trial, self._wrapped_name, factor)
-            rung = rung_of(study, trial)
-            return Verdict(self._wrapped_name, _step(trial)) if rung is None else rung.verdict()
+            return verdict_of_pruner(study, trial, self._wrapped_name, factor)
         except Exception:  # a storage hiccup must not undo a decision
             return Verdict(self._wrapped_name, _step(trial))
 

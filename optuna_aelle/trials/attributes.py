@@ -175,7 +175,8 @@ def report_spectrum(trial: optuna.trial.BaseTrial, spectrum: Any, step: int) -> 
 
     A second spectrum for the same step is ignored with a warning, as ``trial.report`` does. A
     spectrum with NaN, or one that the storage does not take, is left out with a warning: the trial
-    goes on without it.
+    goes on without it. Report through one object of a trial: like ``trial.report`` this one knows
+    nothing of what another object has reported since.
 
     Args:
         trial: The running trial.

@@ -69,7 +69,7 @@ def test_a_package_that_cannot_be_loaded_is_a_problem(tmp_path: Path) -> None:
     done = subprocess.run(
         PROGRAM,
         env=environment,
-        cwd=Path(optuna_aelle.__file__).parents[1],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )

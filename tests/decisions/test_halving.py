@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import optuna
 import pytest
@@ -14,9 +15,10 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 from optuna.trial import create_trial
 
+from optuna_aelle import AeLLEPruner
 from optuna_aelle.decisions.halving import Rung
+from optuna_aelle.decisions.halving import next_rung
 from optuna_aelle.decisions.halving import report_spacing
-from optuna_aelle.decisions.halving import rung_of
 from optuna_aelle.trials.storage import stored_trial
 
 # Few values, so that there are ties.
@@ -25,20 +27,21 @@ CURVES = st.lists(st.lists(VALUES, min_size=1, max_size=10), min_size=1, max_siz
 
 
 def is_halved(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-    rung = rung_of(study, trial)
+    rung = next_rung(study, trial)
     return rung is not None and not rung.goes_on
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     curves=CURVES,
-    first=st.sampled_from([0, 1, 10]),
+    from_zero=st.booleans(),
     spacing=st.sampled_from([1, 5]),
     direction=st.sampled_from(["minimize", "maximize"]),
     kept=st.integers(2, 5),
+    times=st.integers(1, 2),
 )
 def test_trials_are_stopped_where_optuna_stops_them(
-    curves: list[list[float]], first: int, spacing: int, direction: str, kept: int
+    curves: list[list[float]], from_zero: bool, spacing: int, direction: str, kept: int, times: int
 ) -> None:
     study = optuna.create_study(direction=direction, pruner=NopPruner())
     # The first trial says how far apart reports are.
@@ -47,23 +50,26 @@ def test_trials_are_stopped_where_optuna_stops_them(
         trial = study.ask()
         stopped = False
         for i, value in enumerate(curve):
-            trial.report(value, first + i * spacing)
-            stored = stored_trial(study, trial._get_latest_trial())
-            least = report_spacing([*study.trials, stored])
-            optunas = SuccessiveHalvingPruner(min_resource=least, reduction_factor=2)
-            # First ours: Optuna's leaves a mark.
-            ours = is_halved(study, stored)
-            assert ours == optunas.prune(study, stored)
-            # Now and then somebody else keeps it.
-            stopped = ours and trial.number % kept != 0
+            trial.report(value, (i if from_zero else i + 1) * spacing)
+            for _ in range(times):
+                stored = stored_trial(study, trial._get_latest_trial())
+                least = report_spacing([*study.trials, stored])
+                optunas = SuccessiveHalvingPruner(min_resource=least, reduction_factor=2)
+                # First ours: Optuna's leaves a mark.
+                ours = is_halved(study, stored)
+                assert ours == optunas.prune(study, stored)
+                if ours:
+                    # Now and then somebody else keeps it.
+                    stopped = trial.number % kept != 0
+                    break
             if stopped:
                 break
         state = TrialState.PRUNED if stopped else TrialState.COMPLETE
         study.tell(trial, None if stopped else 0.0, state=state)
 
 
-def reported(*curves: list[float]) -> optuna.Study:
-    study = optuna.create_study()
+def reported(*curves: list[float], direction: str = "minimize") -> optuna.Study:
+    study = optuna.create_study(direction=direction)
     for curve in curves:
         trial = create_trial(
             state=TrialState.PRUNED,
@@ -78,18 +84,83 @@ def test_what_is_known_of_a_rung() -> None:
     study = reported([3.0, 1.0], [4.0], [1.0, 2.0], [2.0, 3.0])
     trial = study.ask()
     trial.report(2.5, 1)
-    found = rung_of(study, stored_trial(study, trial._get_latest_trial()))
+    found = next_rung(study, stored_trial(study, trial._get_latest_trial()))
     assert found == Rung(number=0, step=1, value=2.5, bar=2.0, rank=3, n_compared=5)
     assert not found.goes_on
     verdict = found.verdict()
     assert (verdict.by, verdict.rung, verdict.bar) == ("SuccessiveHalvingPruner", 0, 2.0)
     # Somebody kept it.
     trial.report(1.5, 2)
-    found = rung_of(study, stored_trial(study, trial._get_latest_trial()))
+    found = next_rung(study, stored_trial(study, trial._get_latest_trial()))
     assert found == Rung(number=1, step=2, value=1.5, bar=1.5, rank=2, n_compared=4)
     assert found.goes_on
     trial.report(0.5, 3)
-    assert rung_of(study, stored_trial(study, trial._get_latest_trial())) is None
+    assert next_rung(study, stored_trial(study, trial._get_latest_trial())) is None
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_whoever_asks_seldom_is_judged_at_the_next_occasion(every: int) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        quality = (7 * trial.number) % 20
+        for step in range(20):
+            trial.report(1.0 / (step + 1) + quality, step)
+            if step % every == 0 and trial.should_prune():
+                raise optuna.TrialPruned
+        return float(quality)
+
+    study = optuna.create_study(pruner=AeLLEPruner())
+    study.optimize(objective, n_trials=30)
+    stopped = [t for t in study.trials if t.state == TrialState.PRUNED]
+    assert len(stopped) > 15
+    assert all(len(t.intermediate_values) < 20 for t in stopped)
+    assert not any("rung" in key for t in study.trials for key in t.system_attrs)
+
+
+def test_what_failed_attempts_reported_is_not_judged_again() -> None:
+    study = reported([3.0, 1.0], [1.0, 2.0], [1.0, 2.0])
+    failed = study.ask()
+    failed.report(2.5, 1)
+    study.tell(failed, state=TrialState.FAIL)
+    retried = create_trial(
+        state=TrialState.WAITING,
+        intermediate_values={1: 2.5},
+        system_attrs={"failed_trial": failed.number, "retry_history": [failed.number]},
+    )
+    study.add_trial(retried)
+    trial = study.ask()
+    assert trial.number == failed.number + 1
+    assert next_rung(study, stored_trial(study, trial._get_latest_trial())) is None
+    trial.report(4.0, 2)
+    found = next_rung(study, stored_trial(study, trial._get_latest_trial()))
+    assert found is not None
+    assert found.number == 1
+
+
+def test_what_came_long_after_a_rung_says_nothing_of_it() -> None:
+    study = reported([3.0, 1.0])
+    for _ in range(4):
+        seldom = {50: 0.2, 100: 0.1}
+        study.add_trial(
+            create_trial(state=TrialState.PRUNED, value=0.1, intermediate_values=seldom)
+        )
+    trial = study.ask()
+    trial.report(2.5, 1)
+    found = next_rung(study, stored_trial(study, trial._get_latest_trial()))
+    assert found is not None
+    assert (found.rank, found.n_compared) == (1, 2)
+
+
+def test_the_number_of_a_deleted_study_s_trial_is_of_no_account(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    storage = optuna.storages.RDBStorage(url)
+    for last in (8, 1):
+        study = optuna.create_study(study_name="again", storage=storage)
+        trial = study.ask()
+        for step in range(1, last + 1):
+            trial.report(1.0, step)
+            found = next_rung(study, stored_trial(study, trial._get_latest_trial()))
+            assert (found is not None) == (step in (1, 2, 4, 8))
+        optuna.delete_study(study_name="again", storage=storage)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -97,15 +168,24 @@ def test_a_verdict_has_no_number_that_is_not_finite(value: float) -> None:
     study = reported([1.0, 1.0], [math.inf])
     trial = study.ask()
     trial.report(value, 1)
-    found = rung_of(study, stored_trial(study, trial._get_latest_trial()))
+    found = next_rung(study, stored_trial(study, trial._get_latest_trial()))
     assert found is not None
     assert found.goes_on == (value == -math.inf)
     assert found.verdict().value is None
+
+
+def test_neither_has_it_a_bar_that_is_not_finite() -> None:
+    study = reported([math.inf], [math.inf], direction="maximize")
+    trial = study.ask()
+    trial.report(1.0, 1)
+    found = next_rung(study, stored_trial(study, trial._get_latest_trial()))
+    assert found is not None
+    assert found.verdict().bar is None
 
 
 def test_nothing_is_written() -> None:
     study = reported([1.0, 1.0], [2.0])
     trial = study.ask()
     trial.report(3.0, 1)
-    rung_of(study, stored_trial(study, trial._get_latest_trial()))
+    next_rung(study, stored_trial(study, trial._get_latest_trial()))
     assert not any(t.system_attrs or t.user_attrs for t in study.trials)

@@ -328,6 +328,25 @@ def test_a_retry_from_scratch_does_not_adopt_another_network_s_beginning() -> No
     assert decode_spectra(study.trials[1]) == {}
 
 
+def test_a_spectrum_costs_two_writes_and_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a database server each of them is a round trip, or several."""
+    trial = optuna.create_study().ask()
+    calls: list[str] = []
+    storage: Any = trial.study._storage
+    for name in ("get_trial", "get_all_trials", "set_trial_system_attr", "set_trial_user_attr"):
+        call = getattr(storage, name)
+        monkeypatch.setattr(
+            storage,
+            name,
+            lambda *a, call=call, name=name, **k: (calls.append(name), call(*a, **k))[1],
+        )
+    report_spectrum(trial, [-1.0], step=-1)
+    assert calls == ["set_trial_system_attr", "set_trial_user_attr"]
+    with pytest.warns(AeLLEWarning, match="already has a spectrum"):
+        report_spectrum(trial, [-2.0], step=-1)
+    assert len(calls) == 2
+
+
 def test_what_cannot_be_stored_does_not_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = optuna.create_study().ask()
 

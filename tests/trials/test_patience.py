@@ -177,7 +177,9 @@ def test_who_has_just_come_lets_the_others_be_heard_first(
     with storage.engine.begin() as connection:
         connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = '2020-01-01'"))
     for opened_anew in (storage, copy.deepcopy(storage), pickle.loads(pickle.dumps(storage))):
-        opened_anew._back_at = now[0]
+        # Since it was opened, whatever the copied one has seen.
+        now[0] = 1000.0
+        assert opened_anew._back_at == now[0]
         assert opened_anew._get_stale_trial_ids(study._study_id) == []
         now[0] += seconds - 1.0
         assert opened_anew._get_stale_trial_ids(study._study_id) == []
