@@ -214,6 +214,8 @@ def started_trials(study: Study) -> list[FrozenTrial]:
     shown = [t for t in trials if t.intermediate_values or t.values or _told(t)]
     if len(shown) <= _MOST_STARTED:
         return shown
+    if len(shown) > LONG and len(study.directions) == 1:
+        return compared(shown, signs_of(study))
     if len(shown) > LONG:
         views = {t.number: t for t in shown}
         whole = [t for t in every_trial(study, _STARTED) if t.number in views]
