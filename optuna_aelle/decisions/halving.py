@@ -31,7 +31,21 @@ from optuna_aelle.trials.storage import every_trial
 from optuna_aelle.trials.storage import numbered
 from optuna_aelle.trials.storage import study_identity
 
-_judged: WeakKeyDictionary[BaseStorage, dict[int, dict[int, int]]] = WeakKeyDictionary()
+
+@dataclass(eq=False)
+class _Memory:
+    """What this process knows of a study.
+
+    Attributes:
+        spacing: Of its reports, where that cannot change any more.
+        judged: Of trials by number, at how many rungs they were judged, and at which step last.
+    """
+
+    spacing: int | None
+    judged: dict[int, tuple[int, int]]
+
+
+_memories: WeakKeyDictionary[BaseStorage, dict[int, _Memory]] = WeakKeyDictionary()
 _lock = threading.Lock()
 # Trials of a study that may be in training at once in this process, generously.
 _MOST_KNOWN = 1000
@@ -109,11 +123,8 @@ def next_rung(study: Study, trial: FrozenTrial) -> Rung | None:
         return None
     told, trials = trial.intermediate_values, every_trial(study)
     own, value = numbered(trials, trial.number), told[step]
-    spacing = report_spacing([*trials, trial])
-    storage, study_id = study_identity(study)
-    with _lock:
-        known = _judged.setdefault(storage, {}).setdefault(study_id, {})
-        number = known.pop(trial.number, None)
+    spacing, memory = report_spacing([*trials, trial]), _memory_of(study)
+    number, _ = memory.judged.get(trial.number, (None, 0))
     # Of a study that was deleted, another one may have the number.
     if number is None or _begin(max(number - 1, 0), spacing) > step:
         number = _judged_elsewhere(trial, trials, spacing)
@@ -129,10 +140,38 @@ def next_rung(study: Study, trial: FrozenTrial) -> Rung | None:
         if not found.goes_on:
             break
     with _lock:
-        known[trial.number] = number
-        if len(known) > _MOST_KNOWN:
-            del known[next(iter(known))]
+        memory.spacing = _fixed_spacing(trials)
+        memory.judged.pop(trial.number, None)
+        memory.judged[trial.number] = number, step
+        if len(memory.judged) > _MOST_KNOWN:
+            del memory.judged[next(iter(memory.judged))]
     return found
+
+
+def is_between_rungs(study: Study, trial: FrozenTrial) -> bool:
+    """Whether the last report surely comes to no rung: by what is known here, nothing is read."""
+    step, memory = trial.last_step, _memory_of(study)
+    # The first trial always looks: what is known may be of a deleted study that had the number.
+    if step is None or memory.spacing is None or trial.number == 0:
+        return False
+    number, judged_at = memory.judged.get(trial.number, (0, -1))
+    return judged_at < step < _begin(number, memory.spacing)
+
+
+def _memory_of(study: Study) -> _Memory:
+    storage, study_id = study_identity(study)
+    with _lock:
+        return _memories.setdefault(storage, {}).setdefault(study_id, _Memory(None, {}))
+
+
+def _fixed_spacing(trials: Sequence[FrozenTrial]) -> int | None:
+    """As `report_spacing`, once nothing that is still to come can change it."""
+    for i, trial in enumerate(trials):
+        if not trial.state.is_finished():
+            return None
+        if len(trial.intermediate_values) > 1:
+            return report_spacing(trials[i : i + 1])
+    return None
 
 
 def _begin(rung: int, spacing: int) -> int:

@@ -42,6 +42,7 @@ from optuna_aelle.decisions.moments import only_failures_before
 from optuna_aelle.decisions.noise import is_a_tie
 from optuna_aelle.decisions.reservoir import has_candidates
 from optuna_aelle.decisions.resumption import is_asked
+from optuna_aelle.decisions.resumption import is_no_moment
 from optuna_aelle.decisions.rivalry import Rivalry
 from optuna_aelle.decisions.rivalry import judge
 from optuna_aelle.decisions.speech import SpeechRecord
@@ -133,14 +134,12 @@ class AeLLEPruner(BasePruner):
             raise ValueError(
                 f"n_startup_trials must be at least {MIN_LESSONS}, but got {n_startup_trials}."
             )
-        if n_warmup_steps < 0:
-            raise ValueError(f"n_warmup_steps must be nonnegative, but got {n_warmup_steps}.")
         if not 0.0 <= risk <= 0.5:
             raise ValueError(f"risk must be in [0, 0.5], but got {risk}.")
-        if calibration_interval < 0:
-            raise ValueError(
-                f"calibration_interval must be nonnegative, but got {calibration_interval}."
-            )
+        counts = {"n_warmup_steps": n_warmup_steps, "calibration_interval": calibration_interval}
+        for name, count in counts.items():
+            if count < 0:
+                raise ValueError(f"{name} must be nonnegative, but got {count}.")
         PerformancePredictor(features)  # checks them
         self._wrapped_pruner = wrapped_pruner
         self._n_startup_trials = n_startup_trials
@@ -174,6 +173,8 @@ class AeLLEPruner(BasePruner):
                 "optuna_aelle.should_prune(study, trial, values, step) in the objective instead."
             )
         if self._wrapped_pruner is None:
+            if has_candidates(study) and is_no_moment(study, trial):
+                return False
             # Somebody else's pruner may write past what was read.
             study = at_one_moment(study)
         # A live trial does not see what a pruner has written past it.
@@ -258,10 +259,8 @@ class AeLLEPruner(BasePruner):
             return False, None
 
     def _is_a_tie(self, study: Study, trial: FrozenTrial) -> bool:
-        if self._wrapped_pruner is not None:
-            return False
         try:
-            return is_a_tie(study, trial)
+            return self._wrapped_pruner is None and is_a_tie(study, trial)
         except Exception:  # a storage hiccup must not undo a decision
             return False
 

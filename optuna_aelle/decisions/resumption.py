@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 
 from optuna_aelle._warnings import warn_once
+from optuna_aelle.decisions.halving import is_between_rungs
 from optuna_aelle.decisions.moments import is_halving_rung
 from optuna_aelle.decisions.reservoir import index_of
 from optuna_aelle.decisions.reservoir import make_reservoir
@@ -90,6 +91,17 @@ def is_asked(study: Study, trial: FrozenTrial, halved: bool) -> bool:
     except Exception:  # a storage hiccup: as if it could not go on
         return halved
     return is_halving_rung(len(trial.intermediate_values)) and not is_trained_to_its_end(trial)
+
+
+def is_no_moment(study: Study, trial: FrozenTrial) -> bool:
+    """Whether nothing is to be decided now beside candidates, as far as no trial need be read."""
+    try:
+        if not is_between_rungs(study, trial):
+            return False
+        at_rung = is_halving_rung(len(trial.intermediate_values))
+        return not (at_rung and study_system_attributes(study).get(_RESUMES_KEY))
+    except Exception:  # a storage hiccup: the storage's other calls will tell
+        return False
 
 
 def resumable(trials: Sequence[FrozenTrial]) -> list[int]:
