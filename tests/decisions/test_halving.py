@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import uuid
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,6 +20,9 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial
 
 from optuna_aelle import AeLLEPruner
+from optuna_aelle import AeLLESampler
+from optuna_aelle import Checkpoints
+from optuna_aelle.decisions import pruner as pruner_module
 from optuna_aelle.decisions.halving import Rung
 from optuna_aelle.decisions.halving import next_rung
 from optuna_aelle.decisions.halving import report_spacing
@@ -189,3 +196,69 @@ def test_nothing_is_written() -> None:
     trial.report(3.0, 1)
     next_rung(study, stored_trial(study, trial._get_latest_trial()))
     assert not any(t.system_attrs or t.user_attrs for t in study.trials)
+
+
+def search(trial: optuna.Trial) -> float:
+    floor = trial.suggest_float("learning_rate", 0.0, 1.0)
+    noise = np.random.default_rng(trial.number).standard_normal(12)
+    for step in range(12):
+        loss = floor + 1.0 / (step + 1) + 0.1 * float(noise[step])
+        trial.report(loss, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return loss
+
+
+def test_between_rungs_no_trial_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a database each reading of all trials takes longer than all else that a report does."""
+    study = optuna.create_study(sampler=AeLLESampler(seed=0), pruner=AeLLEPruner())
+    reads: dict[int, list[int]] = {}
+    ask = AeLLEPruner.prune
+    storage: Any = study._storage
+    read = storage.get_all_trials
+    counted = [0]
+
+    def counting(*args: Any, **options: Any) -> Any:
+        counted[0] += 1
+        return read(*args, **options)
+
+    def prune(pruner: AeLLEPruner, of: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        before = counted[0]
+        stops = ask(pruner, of, trial)
+        reads.setdefault(trial.last_step or 0, []).append(counted[0] - before)
+        return stops
+
+    monkeypatch.setattr(AeLLEPruner, "prune", prune)
+    monkeypatch.setattr(storage, "get_all_trials", counting)
+    study.optimize(search, n_trials=20)
+    for step, of_step in reads.items():
+        # The first trial says how far apart reports are, which the second one finds out.
+        assert of_step[2:] == [int(step in (1, 2, 4, 8))] * (len(of_step) - 2), step
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_what_is_not_read_changes_no_decision(
+    resumes: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def outcome() -> list[tuple[TrialState, dict[int, float]]]:
+        study = optuna.create_study(sampler=AeLLESampler(seed=0), pruner=AeLLEPruner())
+        checkpoints = Checkpoints(tmp_path / uuid.uuid4().hex)
+
+        def saved(trial: optuna.Trial) -> float:
+            model = torch.nn.Linear(1, 1)
+            floor = trial.suggest_float("learning_rate", 0.0, 1.0)
+            for epoch in checkpoints.epochs(trial, 12, model=model):
+                loss = floor + 1.0 / (epoch + 1)
+                trial.report(loss, epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+            return loss
+
+        callbacks = [checkpoints.resume_promising] if resumes else []
+        study.optimize(saved if resumes else search, n_trials=25, callbacks=callbacks)
+        return [(t.state, t.intermediate_values) for t in study.trials]
+
+    found = outcome()
+    assert len({len(told) for _, told in found}) > 2
+    monkeypatch.setattr(pruner_module, "is_no_moment", lambda *_: False)
+    assert outcome() == found
