@@ -256,6 +256,7 @@ def test_python_runs(
     """All blocks of a page share their names, as a reader's session does."""
     monkeypatch.chdir(tmp_path)
     names = given(named(page), finished)
+    before = {*names}
     shorten(monkeypatch)
     with warnings.catch_warnings(), mock.patch.dict(os.environ):
         warnings.simplefilter("error", optuna_aelle.AeLLEWarning)
@@ -264,6 +265,7 @@ def test_python_runs(
                 # So that an error tells the line of the page.
                 code = "\n" * block.line + block.code
                 exec(compile(code, str(page), "exec"), names)
+    assert {*names} - {"__builtins__"} > before, "no block has made anything"
 
 
 def test_the_page_of_models_names_every_cell_and_every_adapter() -> None:

@@ -30,11 +30,11 @@ class Schema:
 
     Attributes:
         revision: Of the tables.
-        library: The Optuna that made them.
+        made_by: The version of Optuna that made them.
     """
 
     revision: str
-    library: str
+    made_by: str
 
 
 def open_database(source: str) -> RDBStorage:

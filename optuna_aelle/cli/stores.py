@@ -105,7 +105,7 @@ def _schema(source: str) -> list[Finding]:
     if scheme not in ("sqlite", "postgresql", "mysql", "mariadb"):
         return []
     schema = schema_of(source)
-    said = f"tables of revision {schema.revision}, made by Optuna {schema.library}"
+    said = f"tables of revision {schema.revision}, made by Optuna {schema.made_by}"
     return [Finding("ok", "schema", said, "")]
 
 

@@ -259,7 +259,7 @@ def test_a_png_without_matplotlib_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     arguments = ["explain", source, "--trial", "1", "--figure", "t.png"]
-    refused(arguments, "pip install matplotlib", capsys)
+    assert "ask for .html" in refused(arguments, "pip install matplotlib", capsys)
 
 
 def test_a_prior_is_learned_from_storages_and_tables(

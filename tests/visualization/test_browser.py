@@ -181,7 +181,9 @@ def test_table_shows_what_was_measured_and_decided(page: Page) -> None:
     # The dashboard has the table below what it is filtered by.
     page.goto("smartSelection")
     for column in ("aelle:lambda_1", "aelle:decision"):
-        page.get_by_role("columnheader", name=column).wait_for(state="attached")
+        header = page.get_by_role("columnheader", name=column)
+        header.wait_for(state="attached")
+        assert header.count() == 1
 
 
 RUNS = """
