@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from optuna_aelle.decisions.densities import VectorParzenEstimator
 from optuna_aelle.decisions.excerpts import LONG
 from optuna_aelle.decisions.excerpts import lessons
 from optuna_aelle.trials.objectives import signs_of
@@ -33,6 +34,8 @@ class ExcerptTPESampler(TPESampler):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # Optuna asks for such a change in this place.
+        self._parzen_estimator_cls = VectorParzenEstimator
         self._forget_read()
 
     def _forget_read(self) -> None:
