@@ -143,7 +143,8 @@ class StandingNetwork:
         x: SingleArray = np.where(missing, 0.0, scaled).astype(np.float32)
         told = missing[:, self.optional].astype(np.float32)
         plain: SingleArray = np.concatenate([x[:, PLAIN], told], axis=1)
-        return [x[:, s] for s in FINGERPRINTS], plain
+        spectra = [x[:, s] for s in FINGERPRINTS]
+        return spectra[:1] * 2 if np.array_equal(*spectra) else spectra, plain
 
     def _beyond(self, columns: FloatArray) -> FloatArray:
         """How far the knobs lie beyond what any study had, ``(n,)``."""
@@ -156,7 +157,9 @@ class StandingNetwork:
     ) -> tuple[SingleArray, SingleArray]:
         """Standings with their spreads ``(n, 3)``, and ways ``(n, d)``, by one member."""
         w = {name: array[m] for name, array in self.weights.items()}
-        before, after = (self._encode(m, x) for x in spectra)
+        before = self._encode(m, spectra[0])
+        # Of untrained networks there is no other.
+        after = before if spectra[1] is spectra[0] else self._encode(m, spectra[1])
         latents = np.concatenate([before, after, after - before], axis=1)
         n_plain = plain.shape[1]
         x = plain @ w["first"][:n_plain] + latents @ w["first"][n_plain:] + w["first_bias"]
@@ -171,7 +174,7 @@ class StandingNetwork:
 
 def _silu(x: Any) -> SingleArray:
     # In place: fresh arrays for each operation would cost more than the operations.
-    rest = np.clip(x, -60.0, 60.0)
+    rest = np.maximum(x, -60.0)
     np.exp(np.negative(rest, out=rest), out=rest)
     rest += 1.0
     return np.asarray(np.divide(x, rest, out=rest))

@@ -34,6 +34,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
 from scipy.linalg import cho_factor
 from scipy.linalg import cho_solve
+from scipy.linalg import solve_triangular
 
 from optuna_aelle._threads import one_thread
 from optuna_aelle.prediction.encoding import ParameterEncoder
@@ -204,7 +205,7 @@ def _carried_over(
     factor = cho_factor(kernel(seen, observed) + np.diag(noise))
     cross = kernel(left, untried)
     shift = cross @ cho_solve(factor, residuals)
-    explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
+    explained = (solve_triangular(factor[0], cross.T, trans=1, lower=False) ** 2).sum(axis=0)
     total = (ways[untried] ** 2).sum(axis=1)
     total += own[untried] ** 2 * (1.0 + _CONSTANT + _SLOPE * mean[untried] ** 2)
     return shift, np.sqrt(np.maximum(total - explained, 0.01))

@@ -27,6 +27,9 @@ T = TypeVar("T")
 _MOST_ROWS = 2000
 _UNTRAINED_KEY = f"{SPECTRUM_PREFIX}{UNTRAINED_STEP}"
 
+# What its row depends on, the trial, its row, and its knobs.
+_Known = tuple[tuple[Any, ...], FrozenTrial, Row, FloatArray]
+
 
 class Reader:
     """Traits of trials of one study, kept from question to question.
@@ -39,33 +42,32 @@ class Reader:
     def __init__(self, sign: float, knobs: Mapping[str, str] | None = None) -> None:
         self.sign = sign
         self._knobs = knobs
-        # With the trial itself: nobody else can then have its identity.
-        self._rows: dict[tuple[Any, ...], tuple[Any, FrozenTrial, Row, FloatArray]] = {}
+        # By step; with the trial itself: nobody else can then have its identity.
+        self._rows: dict[float, dict[int, _Known]] = {}
         self._latest: dict[float, tuple[list[Row], Traits]] = {}
         self._derived: dict[str, tuple[tuple[object, ...], Any]] = {}
 
     def read(self, trials: Sequence[FrozenTrial], step: float) -> Traits:
         """As `Traits.read`; the very same object where nothing has changed since."""
-        rows, columns = [], []
-        asked: set[tuple[Any, ...]] = set()
+        kept = self._rows.setdefault(step, {})
+        state_of = _before_training if step == UNTRAINED_STEP else _so_far
+        found = []
         for trial in trials:
-            # Candidates have no number of their own.
-            key = (trial.number if trial.number >= 0 else id(trial), trial.number < 0, step)
-            state = _before_training(trial) if step == UNTRAINED_STEP else _so_far(trial)
-            known = self._rows.get(key)
+            key = _key(trial)
+            state = state_of(trial)
+            known = kept.get(key)
             if known is None or known[0] != state:
                 row = read_row(trial, step, self.sign)
                 known = state, trial, row, knob_columns([trial], self._knobs)[0]
-                self._rows[key] = known
-            rows.append(known[2])
-            columns.append(known[3])
-            asked.add(key)
-        if len(self._rows) > _MOST_ROWS:
+                kept[key] = known
+            found.append(known)
+        if len(kept) > _MOST_ROWS:
             # Of long studies other trials are asked about from time to time.
-            self._rows = {k: x for k, x in self._rows.items() if k in asked or k[2] != step}
+            self._rows[step] = {_key(trial): known for trial, known in zip(trials, found)}
+        rows = [known[2] for known in found]
         before, traits = self._latest.get(step, ([], None))
         if traits is None or len(before) != len(rows) or any(map(is_not, before, rows)):
-            traits = Traits.of_rows(np.stack(columns), rows)
+            traits = Traits.of_rows(np.stack([known[3] for known in found]), rows)
             self._latest[step] = rows, traits
         return traits
 
@@ -79,8 +81,16 @@ class Reader:
 
     def forget(self, trials: Sequence[FrozenTrial]) -> None:
         """Candidates that are no longer of interest."""
-        gone = {id(trial) for trial in trials}
-        self._rows = {k: x for k, x in self._rows.items() if not (k[1] and k[0] in gone)}
+        for kept in self._rows.values():
+            for trial in trials:
+                if trial.number < 0:
+                    kept.pop(_key(trial), None)
+
+
+def _key(trial: FrozenTrial) -> int:
+    # Candidates have no number of their own.
+    number = trial.number
+    return number if number >= 0 else -id(trial)
 
 
 def _before_training(trial: FrozenTrial) -> tuple[Any, ...]:
