@@ -26,7 +26,7 @@ class VectorParzenEstimator(_ParzenEstimator):
 
     def log_pdf(self, samples_dict: dict[str, npt.NDArray[Any]]) -> FloatArray:
         """Of samples ``(n,)`` by name, as Optuna stores them: ``(n,)``."""
-        mixture = self._mixture_distribution
+        mixture: Any = self._mixture_distribution
         total = np.log(mixture.weights)[None]
         for (name, distribution), kernels in zip(
             self._search_space.items(), mixture.distributions, strict=True

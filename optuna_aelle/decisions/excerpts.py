@@ -7,7 +7,6 @@ latest, and all that are running.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from optuna.trial import TrialState
 
 from optuna_aelle.decisions.pareto import non_dominated
 from optuna_aelle.prediction.objectives import is_feasible
+from optuna_aelle.trials.storage import values_of
 
 # As many as any result of `benchmarks/results` was measured with.
 LONG = 300
@@ -70,7 +70,8 @@ def _in_state(trials: Sequence[FrozenTrial], state: TrialState) -> list[FrozenTr
 def _best(
     finished: Sequence[FrozenTrial], n: int, sign: float, objective: int = 0
 ) -> list[FrozenTrial]:
-    return heapq.nlargest(n, finished, key=lambda t: sign * t.values[objective])
+    order = np.argsort(-sign * values_of(finished, objective), kind="stable")
+    return [finished[i] for i in order[:n].tolist()]
 
 
 def _front(finished: Sequence[FrozenTrial], signs: Sequence[float]) -> list[FrozenTrial]:

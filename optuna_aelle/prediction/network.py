@@ -143,8 +143,8 @@ class StandingNetwork:
         x: SingleArray = np.where(missing, 0.0, scaled).astype(np.float32)
         told = missing[:, self.optional].astype(np.float32)
         plain: SingleArray = np.concatenate([x[:, PLAIN], told], axis=1)
-        spectra = [x[:, s] for s in FINGERPRINTS]
-        return spectra[:1] * 2 if np.array_equal(*spectra) else spectra, plain
+        before, after = (x[:, s] for s in FINGERPRINTS)
+        return [before, before if np.array_equal(before, after) else after], plain
 
     def _beyond(self, columns: FloatArray) -> FloatArray:
         """How far the knobs lie beyond what any study had, ``(n,)``."""

@@ -63,7 +63,7 @@ class Reader:
             found.append(known)
         if len(kept) > _MOST_ROWS:
             # Of long studies other trials are asked about from time to time.
-            self._rows[step] = {_key(trial): known for trial, known in zip(trials, found)}
+            self._rows[step] = {_key(known[1]): known for known in found}
         rows = [known[2] for known in found]
         before, traits = self._latest.get(step, ([], None))
         if traits is None or len(before) != len(rows) or any(map(is_not, before, rows)):

@@ -41,6 +41,7 @@ from optuna_aelle.trials.payloads import text
 from optuna_aelle.trials.payloads import whole
 from optuna_aelle.trials.storage import add_as_it_is
 from optuna_aelle.trials.storage import known_here
+from optuna_aelle.trials.storage import with_attribute
 
 CONTINUES_KEY = "aelle:continues"
 CHECKPOINTS_KEY = "aelle:checkpoints"
@@ -162,7 +163,7 @@ def furthest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
 def one_a_network(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials without those whose network another one of them has trained further."""
     # Of thousands of trials few go on: only those are read.
-    resumed = [trial for trial in trials if CONTINUES_KEY in trial.system_attrs]
+    resumed = with_attribute(trials, CONTINUES_KEY)
     if not resumed:
         return [*trials]
     left_out = {*continuations(resumed), *(t.number for t in resumed if is_given_up(t))}

@@ -1,4 +1,4 @@
-"""The one place that reaches past Optuna's public interface, with the reason beside each function.
+"""The one place that reaches past the public interface of Optuna's studies, with the reasons.
 
 Optuna has no public way to write a trial's attributes from outside of its own process, to see the
 trials of a study through the bracket that Hyperband shows, or to keep a sampler's writes back.
@@ -11,9 +11,12 @@ from bisect import bisect_left
 from collections.abc import Container
 from collections.abc import Mapping
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.storages import BaseStorage
 from optuna.storages import InMemoryStorage
@@ -21,6 +24,8 @@ from optuna.storages import JournalStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+
+FloatArray = npt.NDArray[np.float64]
 
 
 def study_identity(study: Study) -> tuple[BaseStorage, int]:
@@ -39,6 +44,17 @@ def trial_identity(trial: FrozenTrial) -> int:
 def every_trial(study: Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
     """All trials of a study; of all brackets where Hyperband shows the sampler one. Not copied."""
     return study._storage.get_all_trials(study._study_id, deepcopy=False, states=states)
+
+
+def with_attribute(trials: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
+    """Those that have a system attribute; of thousands, asking one by one would take long."""
+    attributes = map(attrgetter("_system_attrs"), trials)
+    return [trial for trial, of in zip(trials, attributes, strict=True) if key in of]
+
+
+def values_of(trials: Sequence[FrozenTrial], objective: int) -> FloatArray:
+    """What finished trials have returned for an objective ``(n,)``."""
+    return np.array([values[objective] for values in map(attrgetter("_values"), trials)])
 
 
 def numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | None:
