@@ -324,9 +324,9 @@ def test_decisions_follow_from_the_storage(pruned: optuna.Study, tmp_path: Path)
 
 def test_several_workers_share_a_study(storage: BaseStorage) -> None:
     study = optuna.create_study(directions=["minimize", "minimize"], storage=storage)
-    study.optimize(train, n_trials=14, n_jobs=3)
+    study.optimize(train, n_trials=30, n_jobs=3)
     states = [t.state for t in study.trials]
-    assert states.count(TrialState.PRUNED) + states.count(TrialState.COMPLETE) == 14
+    assert states.count(TrialState.PRUNED) + states.count(TrialState.COMPLETE) == 30
     assert TrialState.PRUNED in states
 
 
