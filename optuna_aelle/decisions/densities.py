@@ -6,6 +6,7 @@ Python call a number, which would be half of what choosing the next trial costs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from optuna.distributions import BaseDistribution
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from scipy.special import log_ndtr
-from scipy.special import logsumexp
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -26,17 +26,29 @@ class VectorParzenEstimator(_ParzenEstimator):
 
     def log_pdf(self, samples_dict: dict[str, npt.NDArray[Any]]) -> FloatArray:
         """Of samples ``(n,)`` by name, as Optuna stores them: ``(n,)``."""
+        try:
+            return self._log_pdf(samples_dict)
+        except Exception:
+            # Another version of Optuna may hold its kernels otherwise: the same, but slowly.
+            return super().log_pdf(samples_dict)
+
+    def _log_pdf(self, samples: Mapping[str, npt.NDArray[Any]]) -> FloatArray:
         mixture: Any = self._mixture_distribution
-        total = np.log(mixture.weights)[None]
+        total = np.zeros((1, 1))
         for (name, distribution), kernels in zip(
             self._search_space.items(), mixture.distributions, strict=True
         ):
-            x = samples_dict[name]
+            x = samples[name]
             if isinstance(distribution, CategoricalDistribution):
                 total = total + np.log(kernels.weights.T[x.astype(np.intp)])
             else:
                 total = total + _log_density(distribution, x, kernels.mu, kernels.sigma)
-        return np.asarray(logsumexp(total, axis=1))
+        # Summed as Optuna does, so that where categories tie, the same one comes first.
+        total = np.ascontiguousarray(total + np.log(mixture.weights))
+        largest = total.max(axis=1)
+        largest[np.isneginf(largest)] = 0.0
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(np.exp(total - largest[:, None]).sum(axis=1)) + largest)
 
 
 def _log_density(
@@ -53,6 +65,7 @@ def _log_density(
         inside = _log_mass(left, right)
     else:
         inside = -0.5 * left**2 - _LOG_ROOT_2_PI - np.log(sigma)
+        inside[(left < low) | (left > high)] = -np.inf
     return np.asarray(inside - _log_mass(low, high))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna.distributions import BaseDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.samplers import TPESampler
@@ -14,7 +15,6 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from optuna_aelle.decisions.densities import VectorParzenEstimator
 from optuna_aelle.decisions.excerpts import LONG
 from optuna_aelle.decisions.excerpts import lessons
 from optuna_aelle.trials.objectives import signs_of
@@ -34,13 +34,18 @@ class ExcerptTPESampler(TPESampler):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Optuna asks for such a change in this place.
-        self._parzen_estimator_cls = VectorParzenEstimator
+        try:
+            from optuna_aelle.decisions.densities import VectorParzenEstimator
+        except ImportError:  # another version of Optuna may keep its own elsewhere
+            pass
+        else:
+            self._parzen_estimator_cls = VectorParzenEstimator
         self._forget_read()
 
     def _forget_read(self) -> None:
-        # The numbers of the trials, by study: what it has read of a space it keeps.
-        self._read: WeakKeyDictionary[BaseStorage, dict[int, set[int]]] = WeakKeyDictionary()
+        # By study the trials of which it has read the space, which it keeps.
+        self._read: WeakKeyDictionary[BaseStorage, dict[int, list[FrozenTrial]]]
+        self._read = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: x for name, x in vars(self).items() if name != "_read"}
@@ -53,9 +58,12 @@ class ExcerptTPESampler(TPESampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         storage, study_id = study_identity(study)
-        read = self._read.setdefault(storage, {}).setdefault(study_id, set())
-        new = [t for t in ended_trials(study) if t.number not in read]
-        read.update(t.number for t in new)
+        read = self._read.setdefault(storage, {})
+        ended = ended_trials(study)
+        # The very same trials, if the storage keeps them, are found without a look at each.
+        known = set(map(id, read.get(study_id, ())))
+        new = [t for t in ended if id(t) not in known]
+        read[study_id] = ended
         return super().infer_relative_search_space(with_trials(study, new), trial)
 
     def sample_relative(
@@ -118,6 +126,16 @@ class Draw:
         unlike = {name for name in space if seen.get(name) != space[name]}
         unlike -= seen.keys() - self.params.keys()
         for name in sorted(unlike if self.params else space):
+            if space[name].single():
+                # TPE has no density for it.
+                self.params[name] = _only_value(space[name])
+                continue
             value = base.sample_independent(watched.study, trial, name, space[name])
             self.params[name] = value
         self.written = watched.written
+
+
+def _only_value(distribution: Any) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    return distribution.low

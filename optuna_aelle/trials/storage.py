@@ -48,13 +48,13 @@ def every_trial(study: Study, states: Container[TrialState] | None = None) -> li
 
 def with_attribute(trials: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
     """Those that have a system attribute; of thousands, asking one by one would take long."""
-    attributes = map(attrgetter("_system_attrs"), trials)
+    attributes = map(attrgetter("system_attrs"), trials)
     return [trial for trial, of in zip(trials, attributes, strict=True) if key in of]
 
 
 def values_of(trials: Sequence[FrozenTrial], objective: int) -> FloatArray:
     """What finished trials have returned for an objective ``(n,)``."""
-    return np.array([values[objective] for values in map(attrgetter("_values"), trials)])
+    return np.array([values[objective] for values in map(attrgetter("values"), trials)])
 
 
 def numbered(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | None:
@@ -239,6 +239,16 @@ class _StudyOf:
             return self._storage.get_all_trials(self._inner._study_id, deepcopy, states)
         return self._inner.get_trials(deepcopy, states)
 
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        if isinstance(self._storage, _AtOneMoment):
+            return self._storage.get_all_trials(self._inner._study_id, deepcopy, states)
+        return self._inner._get_trials(deepcopy, states, use_cache)
+
 
 class _Excerpt(_StudyOf):
     def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
@@ -287,6 +297,8 @@ class _AtOneMoment(_Around):
         self._study_id = study_id
         self._of_study: dict[str, Any] | None = None
         self._read: list[FrozenTrial] | None = None
+        # Long studies are not gone through for the same states twice.
+        self._in_states: dict[frozenset[TrialState], list[FrozenTrial]] = {}
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -297,6 +309,7 @@ class _AtOneMoment(_Around):
     @trials.setter
     def trials(self, trials: list[FrozenTrial]) -> None:
         self._read = trials
+        self._in_states.clear()
 
     def get_all_trials(
         self,
@@ -304,9 +317,12 @@ class _AtOneMoment(_Around):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        known = self.trials
-        found = [*known] if states is None else [t for t in known if t.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+        key = frozenset(s for s in TrialState if states is None or s in states)
+        if key not in self._in_states:
+            every = len(key) == len(TrialState)
+            self._in_states[key] = [t for t in self.trials if every or t.state in key]
+        found = self._in_states[key]
+        return copy.deepcopy(found) if deepcopy else [*found]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         position = self._position(trial_id)
@@ -341,3 +357,4 @@ class _AtOneMoment(_Around):
             trial = copy.copy(self.trials[position])
             setattr(trial, kind, {**getattr(trial, kind), key: value})
             self.trials[position] = trial
+            self._in_states.clear()

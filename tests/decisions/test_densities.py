@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -66,17 +67,45 @@ def parameters() -> _ParzenEstimatorParameters:
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@given(st.integers(0, 2**31), st.integers(0, 40), st.sampled_from([*SPACE]))
-@settings(max_examples=60, deadline=None)
-def test_densities_are_those_of_optuna(seed: int, n_seen: int, name: str) -> None:
+@given(
+    st.integers(0, 2**31),
+    st.integers(0, 40),
+    st.sampled_from([[name] for name in SPACE] + [[*SPACE]]),
+    st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_densities_are_those_of_optuna(
+    seed: int, n_seen: int, names: list[str], weighted: bool
+) -> None:
     rng = np.random.RandomState(seed)
-    space = {name: SPACE[name]}
-    nothing = {name: np.zeros(0)}
-    seen = _ParzenEstimator(nothing, space, parameters()).sample(rng, n_seen)
-    theirs = _ParzenEstimator(seen if n_seen else nothing, space, parameters())
-    ours = VectorParzenEstimator(seen if n_seen else nothing, space, parameters())
+    space = {name: SPACE[name] for name in names}
+    seen = dict.fromkeys(names, np.zeros(0))
+    if n_seen:
+        seen = _ParzenEstimator(seen, space, parameters()).sample(rng, n_seen)
+    # As TPE gives them with several objectives.
+    weights = rng.uniform(0.1, 1.0, n_seen) if weighted else None
+    theirs = _ParzenEstimator(seen, space, parameters(), weights)
+    ours = VectorParzenEstimator(seen, space, parameters(), weights)
     samples = theirs.sample(rng, 24)
-    np.testing.assert_allclose(ours.log_pdf(samples), theirs.log_pdf(samples), rtol=1e-9)
+    np.testing.assert_allclose(ours._log_pdf(samples), theirs.log_pdf(samples), rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_of_categories_that_tie_the_same_one_is_drawn() -> None:
+    cells = CategoricalDistribution(["lstm", "gru", "rnn"])
+    for n in range(1, 6):
+        seen = {"cell": np.repeat([0.0, 1.0, 2.0], n)}
+        pair = [_ParzenEstimator, VectorParzenEstimator]
+        theirs, ours = (made(seen, {"cell": cells}, parameters()) for made in pair)
+        samples = {"cell": np.array([0.0, 1.0, 2.0])}
+        assert ours.log_pdf(samples).tolist() == theirs.log_pdf(samples).tolist()
+
+
+def test_outside_of_its_range_a_value_has_no_density() -> None:
+    seen = {"gain": np.array([-1.0, 2.0])}
+    mixture = VectorParzenEstimator(seen, {"gain": SPACE["gain"]}, parameters())
+    density = mixture._log_pdf({"gain": np.array([-3.1, -3.0, 3.0, 3.1])})
+    assert np.isneginf(density).tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("size", [16, 57, 256])
@@ -84,7 +113,7 @@ def test_the_mass_of_a_grid_is_one(size: int) -> None:
     grid = IntDistribution(1, size, log=True)
     seen = {"size": np.array([1.0, size / 2, size])}
     mixture = VectorParzenEstimator(seen, {"size": grid}, parameters())
-    density = mixture.log_pdf({"size": np.arange(1.0, size + 1)})
+    density = mixture._log_pdf({"size": np.arange(1.0, size + 1)})
     assert np.exp(density).sum() == pytest.approx(1.0)
 
 
@@ -94,3 +123,22 @@ def test_masses_far_out_are_not_lost() -> None:
     both = _log_mass(np.array([-41.0, 40.0]), np.array([-40.0, 41.0]))
     np.testing.assert_allclose(both, expected, rtol=1e-12)
     assert _log_mass(np.array([-50.0]), np.array([50.0])) == 0.0
+
+
+def test_another_version_of_optuna_draws_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"size": np.array([3.0, 20.0])}
+    mixture = VectorParzenEstimator(seen, {"size": IntDistribution(1, 30)}, parameters())
+    samples = mixture.sample(np.random.RandomState(0), 24)
+    expected = mixture._log_pdf(samples)
+    monkeypatch.setattr(VectorParzenEstimator, "_log_pdf", _raise)
+    np.testing.assert_allclose(mixture.log_pdf(samples), expected, rtol=1e-9)
+    assert ExcerptTPESampler()._parzen_estimator_cls is VectorParzenEstimator
+    monkeypatch.setitem(sys.modules, "optuna_aelle.decisions.densities", None)
+    sampler = ExcerptTPESampler()
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(suggest, n_trials=15)
+    assert sampler._parzen_estimator_cls is _ParzenEstimator
+
+
+def _raise(self: VectorParzenEstimator, samples: Any) -> None:
+    raise AttributeError("'_Mixture' object has no attribute 'distributions'")

@@ -564,6 +564,7 @@ def test_all_branches_of_a_given_space_are_drawn_from_the_first_trial_on() -> No
         "a": FloatDistribution(0.0, 1.0),
         "bias": FloatDistribution(-2.0, 4.0),
         "depth": IntDistribution(1, 1),
+        "decay": FloatDistribution(0.1, 0.1),
     }
     unlike: list[set[str]] = []
 
@@ -574,6 +575,7 @@ def test_all_branches_of_a_given_space_are_drawn_from_the_first_trial_on() -> No
 
     def gated(trial: optuna.Trial) -> float:
         trial.suggest_int("depth", 1, 1)
+        trial.suggest_float("decay", 0.1, 0.1)
         cell = trial.suggest_categorical("cell", ["vanilla", "gru"])
         x = trial.suggest_float("a", 0.0, 1.0)
         return x + abs(trial.suggest_float("bias", -2.0, 4.0)) if cell == "gru" else x
@@ -588,7 +590,9 @@ def test_all_branches_of_a_given_space_are_drawn_from_the_first_trial_on() -> No
 
     study.enqueue_trial({"cell": "vanilla"})
     study.enqueue_trial({"cell": "vanilla"})
-    study.optimize(gated, n_trials=12, callbacks=[remember])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AeLLEWarning)
+        study.optimize(gated, n_trials=16, callbacks=[remember])
     assert not unlike
     assert {t.params["cell"] for t in study.trials} == {"vanilla", "gru"}
     # A branch that is taken for the first time costs no candidate.
