@@ -6,11 +6,12 @@ workers did. *Same work*: again, where pruners are asked but not obeyed, since w
 earlier ends more of them. *Latency*: seconds of a sampler's and a pruner's decisions, and memory,
 from 100 to 10,000 ended trials on. *Busy*: studies of 1, 2 and 4 threads beside as many busy
 processes as there are cores. What has been measured is kept, so an interrupted run goes on. Only
-a whole run writes ``scale.json``, any other ``scale_partial.json``.
+a whole run writes ``scale.json``, or one with ``--into-whole`` its parts of it, with the environment
+of each; any other writes ``scale_partial.json``.
 
     python -m benchmarks.scale                    # an hour on two cores that do nothing else
     python -m benchmarks.scale --quick            # does it run at all?
-    python -m benchmarks.scale --parts latency
+    python -m benchmarks.scale --parts latency --into-whole
 """
 
 from __future__ import annotations
@@ -115,8 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--database", default=DATABASE, help="URL of a PostgreSQL for this alone")
     parser.add_argument("--quick", action="store_true", help="whether it runs, in two minutes")
     parser.add_argument("--again", action="store_true", help="measure what is kept once more")
+    parser.add_argument(
+        "--into-whole", action="store_true", help="put the parts in place of those of scale.json"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
+    if options.into_whole and options.quick:
+        parser.error("--into-whole takes whole measurements: leave out --quick.")
     be_quiet()
     # Whoever is told to end takes its processes along.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -126,20 +132,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         todo = list(cells(options.parts, where, options.quick))
         found = [_kept(cell, cache, options.again) for cell in tqdm(todo, desc="measurements")]
     given = sys.argv[1:] if arguments is None else arguments
-    results = {
-        "command": command_line("python -m benchmarks.scale", given),
-        "environment": environment,
-        **{
-            part: [
-                {**cell.key, **result}
-                for cell, result in zip(todo, found, strict=True)
-                if cell.part == part
-            ]
-            for part in PARTS
-        },
+    command = command_line("python -m benchmarks.scale", given)
+    measured = {
+        part: [
+            {**cell.key, **result}
+            for cell, result in zip(todo, found, strict=True)
+            if cell.part == part
+        ]
+        for part in PARTS
     }
+    results = {"command": command, "environment": environment, **measured}
     whole = set(options.parts) == set(PARTS) and not options.quick
-    path = options.output / ("scale.json" if whole else "scale_partial.json")
+    path = options.output / ("scale.json" if whole or options.into_whole else "scale_partial.json")
+    if options.into_whole:
+        results = json.loads(path.read_text())
+        of_parts = results.setdefault("measured_again", {})
+        for part in options.parts:
+            results[part] = measured[part]
+            of_parts[part] = {"command": command, "environment": environment}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(draw(path))
