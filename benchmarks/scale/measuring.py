@@ -6,8 +6,8 @@ workers did. *Same work*: again, where pruners are asked but not obeyed, since w
 earlier ends more of them. *Latency*: seconds of a sampler's and a pruner's decisions, and memory,
 from 100 to 10,000 ended trials on. *Busy*: studies of 1, 2 and 4 threads beside as many busy
 processes as there are cores. What has been measured is kept, so an interrupted run goes on. Only
-a whole run writes ``scale.json``, or one with ``--into-whole`` its parts of it, with the environment
-of each; any other writes ``scale_partial.json``.
+a whole run writes ``scale.json``, or one with ``--into-whole`` its parts of it, and of which
+environment they are; any other writes ``scale_partial.json``.
 
     python -m benchmarks.scale                    # an hour on two cores that do nothing else
     python -m benchmarks.scale --quick            # does it run at all?

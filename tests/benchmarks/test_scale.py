@@ -268,3 +268,21 @@ def test_the_command_says_what_it_does() -> None:
     )
     assert "--database" in done.stdout
     assert "python -m benchmarks.scale --quick" in done.stdout
+
+
+def test_one_part_is_measured_again_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"command": "all", "environment": {"commit": "old"}}
+    whole |= {part: [{"of": "before"}] for part in measuring.PARTS}
+    (tmp_path / "scale.json").write_text(json.dumps(whole))
+    cell = measuring.Cell("latency", {"ended": 9}, dict)
+    monkeypatch.setattr(measuring, "cells", lambda parts, where, quick: [cell])
+    monkeypatch.setattr(measuring, "_kept", lambda cell, cache, again: {"of": "now"})
+    monkeypatch.setattr(measuring, "draw", lambda path: "")
+    measuring.main(["--parts", "latency", "--into-whole", "--output", str(tmp_path)])
+    found = json.loads((tmp_path / "scale.json").read_text())
+    again = found.pop("measured_again")["latency"]
+    assert found == {**whole, "latency": [{"ended": 9, "of": "now"}]}
+    assert "--into-whole" in again["command"]
+    assert again["environment"]["commit"] != "old"
