@@ -237,7 +237,7 @@ def _compile_spectra() -> None:
     compile_spectra()
     seconds = time.perf_counter() - started
     if seconds > 3.0:
-        print(f"Compiled the step loop of spectra in {seconds:.0f} s, once on this machine.")
+        print(f"Compiled or loaded the step loop of spectra in {seconds:.0f} s.")
 
 
 def _overhead_of_all_runs(study: optuna.Study, sampler: BaseSampler) -> float:

@@ -75,10 +75,11 @@ def notes() -> Iterator[None]:
     from optuna_aelle._warnings import AeLLEWarning
 
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        # Warnings of others are nobody's business here, nor later, when what they left is cleared.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", AeLLEWarning)
         yield
-    ours = [str(w.message) for w in caught if issubclass(w.category, AeLLEWarning)]
-    for message in dict.fromkeys(ours):
+    for message in dict.fromkeys(str(w.message) for w in caught):
         print(f"Note: {printable(message)}", file=sys.stderr)
 
 

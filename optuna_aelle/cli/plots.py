@@ -65,12 +65,13 @@ def run(options: argparse.Namespace) -> int:
             check_png()
     from optuna_aelle.cli.sources import load_study
     from optuna_aelle.cli.sources import reading
+    from optuna_aelle.visualization._panels import patiently
 
     with notes(), reading(options.source):
         study = load_study(options.source, options.study_name, to_write=options.dashboard)
         if options.dashboard:
             return _into_the_dashboard(study)
-        drawn = {name: plot(study) for name, plot in figures().items()}
+        drawn = {name: plot(study) for name, plot in patiently(figures().items(), "figures")}
     options.output.mkdir(parents=True, exist_ok=True)
     if options.format == "html":
         page = options.output / "index.html"

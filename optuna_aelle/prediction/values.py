@@ -131,8 +131,9 @@ def expected_value(
         # It may gain half as much, or half as much again; and its curve has moved of late.
         doubt = float(ends[-1].var() + np.var(told[len(told) // 2 :]))
         doubt += (0.5 * (by_curve - told[-1])) ** 2
-        if 0.0 < doubt < math.inf and variance > 0.0:
-            weight = variance / (variance + doubt)
+        if 0.0 < doubt < math.inf:
+            # Of a single end all standings are mapped to it: that is no knowledge.
+            weight = variance / (variance + doubt) if variance > 0.0 else 1.0
             mean = weight * by_curve + (1.0 - weight) * mean
             variance = weight * doubt
     return values, mean, math.sqrt(variance)

@@ -43,7 +43,7 @@ def save_dashboard_plots(study: optuna.Study) -> list[str]:
             "save_dashboard_plots needs optuna-dashboard, which cannot be imported. "
             "Run: pip install optuna-aelle[dashboard]"
         ) from error
-    drawn = draw(study, latent_map=plot_latent_map, most_notes=MOST_NOTES)
+    drawn = draw(study, latent_map=plot_latent_map, most_notes=MOST_NOTES, show_progress=True)
     keep(study, drawn, even_if_older=True)
     return list(PANELS)
 

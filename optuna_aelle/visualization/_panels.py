@@ -13,13 +13,17 @@ newer ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
+from typing import TypeVar
 
 import optuna
 import plotly.graph_objects as go
+from tqdm import tqdm
 
 from optuna_aelle._warnings import warn_once
 from optuna_aelle.trials.storage import every_trial
@@ -40,6 +44,7 @@ from optuna_aelle.visualization._trial_note import write_trial_notes
 PANELS_KEY = "aelle:panels"
 _PLOT_DATA = "dashboard:plot_data:"
 
+T = TypeVar("T")
 Plot = Callable[[optuna.Study], go.Figure]
 # No colons: the dashboard splits at them, and ids "a" and "a:b" together are a server error. It
 # shows them in an order of its own, which changes when it is started anew: hence the numbers.
@@ -73,6 +78,7 @@ def draw(
     latent_map: Plot = draw_latent_map,
     noted: set[int] | None = None,
     most_notes: int,
+    show_progress: bool = False,
 ) -> Drawn:
     """Draw all figures. One that cannot be drawn says so; the others are none the worse for it.
 
@@ -81,10 +87,13 @@ def draw(
         latent_map: Draws the latent map; by default, without waiting for UMAP.
         noted: Trials that need no note; by default, those that have one.
         most_notes: How many notes to write at once.
+        show_progress: Whether a bar tells somebody who waits, on a terminal.
     """
     trials = every_trial(study)
     figures = {}
-    for number, (name, plot) in enumerate((PANELS | {"aelle-latent-map": latent_map}).items(), 1):
+    plots = (PANELS | {"aelle-latent-map": latent_map}).items()
+    shown = patiently(plots, "figures") if show_progress else plots
+    for number, (name, plot) in enumerate(shown, 1):
         try:
             figure = plot(study)
         except Exception as error:  # a study must go on, and so must its other pictures
@@ -99,6 +108,11 @@ def draw(
         figures[name] = str(figure.to_json())
     notes = make_trial_notes(study, noted_trials(study) if noted is None else noted, most_notes)
     return Drawn((sum(t.state.is_finished() for t in trials), len(trials)), figures, notes)
+
+
+def patiently(items: Iterable[T], what: str) -> Iterator[T]:
+    """With a bar for somebody at a terminal who has waited two seconds."""
+    return iter(tqdm(list(items), desc=what, delay=2.0, leave=False, disable=None))
 
 
 def keep(study: optuna.Study, drawn: Drawn, *, even_if_older: bool = False) -> None:
