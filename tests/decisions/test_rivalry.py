@@ -24,6 +24,7 @@ from optuna_aelle.decisions.verdict import DECISION_KEY
 from optuna_aelle.decisions.verdict import decode_verdict
 from optuna_aelle.prediction.forecast import decode_forecasts
 from optuna_aelle.prediction.process import Field
+from optuna_aelle.prediction.values import expected_value
 
 
 def train(trial: optuna.Trial, *, n_steps: int = 27, worst: float = math.nan) -> float:
@@ -177,3 +178,14 @@ def test_what_it_has_reached_counts_in_what_it_is_promised() -> None:
     unended = _forecast(study, study.trials, list(range(1, 6)), 6, field, 1.0)
     assert unended.value_std > forecast.value_std
     assert unended.value < 0.6
+
+
+def test_after_a_single_end_the_curve_says_how_certain_a_value_is() -> None:
+    # The standings of one that has ended are all mapped to its value: that is no knowledge.
+    lesson = optuna.trial.create_trial(value=0.4, intermediate_values={0: 1.0, 1: 0.6, 2: 0.4})
+    running = optuna.trial.create_trial(
+        state=TrialState.RUNNING, intermediate_values={0: 1.2, 1: 0.9}
+    )
+    _, value, std = expected_value([lesson], np.zeros(1), -1.0, running, (-0.5, 0.5))
+    assert 0.4 < value < 0.9
+    assert std > 0.05
