@@ -86,7 +86,11 @@ def _heard_interruptions() -> Iterator[None]:
         yield
         return
 
+    over = False
+
     def interrupt(number: int, frame: object) -> None:
+        if over:
+            return
         signal.setitimer(signal.ITIMER_REAL, _UNHEARD_SECONDS)
         raise KeyboardInterrupt
 
@@ -95,6 +99,8 @@ def _heard_interruptions() -> Iterator[None]:
     try:
         yield
     finally:
+        # An alarm from here on would end the program with a signal, and not with its status.
+        over = True
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, before)

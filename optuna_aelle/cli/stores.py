@@ -21,8 +21,10 @@ from optuna_aelle.cli.sources import open_storage
 from optuna_aelle.cli.sources import reading
 from optuna_aelle.decisions.diagnosis import Finding
 from optuna_aelle.decisions.diagnosis import diagnose
+from optuna_aelle.trials.continuation import continuations
 from optuna_aelle.trials.continuation import decode_checkpoints
 from optuna_aelle.trials.continuation import one_a_network
+from optuna_aelle.trials.continuation import origin_of
 
 _READS = 5
 _SECONDS = 5.0
@@ -110,11 +112,21 @@ def _schema(source: str) -> list[Finding]:
 
 
 def _checkpoints(study: Study, folder: Path) -> Finding:
+    trials = study.get_trials(deepcopy=False)
+    first = continuations(trials)
+    # What waits to go on with the network of another continuation will be given up.
+    late = {
+        trial.number
+        for trial in trials
+        if trial.state == TrialState.WAITING
+        and (origin := origin_of(trial)) is not None
+        and first.get(origin) != trial.number
+    }
     listed = {
         saved.artifact: trial.number
         # What has gone on or was tried again elsewhere has taken its files along.
-        for trial in one_a_network(study.get_trials(deepcopy=False))
-        if trial.state != TrialState.FAIL
+        for trial in one_a_network(trials)
+        if trial.state != TrialState.FAIL and trial.number not in late
         for saved in decode_checkpoints(trial)
     }
     there = {path.name for path in folder.iterdir()}

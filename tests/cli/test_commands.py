@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,21 @@ def test_an_interruption_that_python_drops_is_heard_a_second_later(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def wait_until_it_listens(pid: int) -> None:
+    """Wait until a process has a handler for alarms, as the program while a command runs."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.is_file():
+        time.sleep(10.0)
+        return
+    deadline = time.monotonic() + 120.0
+    while time.monotonic() < deadline:
+        (caught,) = re.findall(r"^SigCgt:\s*([0-9a-f]+)$", status.read_text(), re.MULTILINE)
+        if int(caught, 16) >> (signal.SIGALRM - 1) & 1:
+            return
+        time.sleep(0.05)
+    raise AssertionError("The program has not begun after two minutes.")
+
+
 @pytest.mark.slow
 def test_an_interruption_ends_the_program_quietly(source: str, tmp_path: Path) -> None:
     with subprocess.Popen(
@@ -115,7 +131,8 @@ def test_an_interruption_ends_the_program_quietly(source: str, tmp_path: Path) -
         cwd=tmp_path,
     ) as program:
         try:
-            time.sleep(4.0)
+            wait_until_it_listens(program.pid)
+            time.sleep(2.0)
             program.send_signal(signal.SIGINT)
             out, err = program.communicate(timeout=60)
         finally:

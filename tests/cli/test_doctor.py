@@ -145,6 +145,23 @@ def test_files_that_a_continuation_has_taken_along_are_not_missed(
 
 
 @pytest.mark.usefixtures("without_machine")
+def test_files_of_a_continuation_that_will_be_given_up_are_not_missed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, objective, arguments = checkpointed(tmp_path, 6, stop=(0, 2))
+    study.optimize(objective, n_trials=1)
+    # As two workers do at the same moment; the study ends before the second is begun.
+    enqueue_continuation(study, study.trials[0])
+    enqueue_continuation(study, study.trials[0])
+    study.optimize(objective, n_trials=1)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE", "WAITING"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "note    continued twice: Trial 0 was continued by Trials 1, 2.\n" in out
+    assert "all 2 that are listed are there" in out
+
+
+@pytest.mark.usefixtures("without_machine")
 def test_a_server_that_does_not_answer_is_a_problem(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
