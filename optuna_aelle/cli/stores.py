@@ -113,14 +113,14 @@ def _schema(source: str) -> list[Finding]:
 
 def _checkpoints(study: Study, folder: Path) -> Finding:
     trials = study.get_trials(deepcopy=False)
-    first = continuations(trials)
+    continued = continuations(trials)
     # What waits to go on with the network of another continuation will be given up.
     late = {
         trial.number
         for trial in trials
         if trial.state == TrialState.WAITING
         and (origin := origin_of(trial)) is not None
-        and first.get(origin) != trial.number
+        and continued.get(origin) != trial.number
     }
     listed = {
         saved.artifact: trial.number
@@ -132,11 +132,11 @@ def _checkpoints(study: Study, folder: Path) -> Finding:
     there = {path.name for path in folder.iterdir()}
     missing = sorted({number for name, number in listed.items() if name not in there})
     if missing:
-        trials = ", ".join(map(str, missing[:9])) + ", ..." * (len(missing) > 9)
+        listing = ", ".join(map(str, missing[:9])) + ", ..." * (len(missing) > 9)
         return Finding(
             "problem",
             "checkpoints",
-            f"files of {len(missing)} trials that list them are missing: {trials}",
+            f"files of {len(missing)} trials that list them are missing: {listing}",
             "These begin anew if they are to go on. Is it the folder that all workers share?",
         )
     size = sum((folder / name).stat().st_size for name in listed)
