@@ -56,9 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except KeyboardInterrupt:
-        # Where it came through code that was executed from a string, such as the making of a
-        # named tuple, Python has noted to end with a signal unless other such code comes after.
-        exec("")
         print("optuna-aelle: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
