@@ -137,7 +137,9 @@ def test_an_interruption_ends_the_program_quietly(source: str, tmp_path: Path) -
             out, err = program.communicate(timeout=60)
         finally:
             program.kill()
-    assert program.returncode == 130
+    # Where it came through code that was executed from a string, as while named tuples are made
+    # within imports, `python -m` ends with the signal instead: 130, too, as shells see it.
+    assert program.returncode in (130, -signal.SIGINT), err
     assert not out
     assert err.splitlines()[-1] == "optuna-aelle: interrupted."
     assert "optuna-aelle" not in "".join(err.splitlines()[:-1])
