@@ -4,10 +4,11 @@ Every arm searches the same continuous space for as many seconds as about a doze
 take, alone on a core, its own cost included; what was not trained to its end within them does not
 count. *order* is another study: 40 networks of 9 epochs on a task whose errors start at chance,
 beside no pruner, whatever the seconds; *digits* is ``python -m studies.digits``, with its prior
-that has seen no digits. Finished searches are kept, so an interrupted run goes on; results of
+that has seen no digits, and *study* the very search of `make study`, as many networks for each
+arm. Finished searches are kept, so an interrupted run goes on; results of
 tasks that are not searched stay in the file.
 
-    python -m benchmarks.live                     # an hour on two cores
+    python -m benchmarks.live                     # 90 minutes on two cores
     python -m benchmarks.live --tasks flipflop --arms AeLLE "Optuna's defaults" --seeds 1
 """
 

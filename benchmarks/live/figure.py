@@ -27,6 +27,7 @@ COLORS = {
     "TPE, Hyperband": "#00897b",
     "TPE, SHA η=2, min 1": "#ffb300",
     "random, none": "#90a4ae",
+    "TPE, none": "#5e35b1",
 }
 
 

@@ -51,6 +51,7 @@ _ARMS: dict[str, Callable[[int], tuple[Any, Any]]] = {
         SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
     ),
     "random, none": lambda seed: (RandomSampler(seed=seed), NopPruner()),
+    "TPE, none": lambda seed: (TPESampler(seed=seed), NopPruner()),
 }
 _CACHE = Path("cache") / "live"
 
@@ -82,6 +83,8 @@ PLANS = {
     "mackeyglass": Plan(MackeyGlass, 30, 80.0, None, 3, _PEERS),
     "order": Plan(TemporalOrder, 9, None, 40, 10, ("random, none",)),
     "digits": Plan(Digits, 40, 120.0, None, 10, (DEFAULTS,)),
+    # What `make study` does.
+    "study": Plan(Digits, 27, None, 40, 6, (DEFAULTS, "TPE, none")),
 }
 
 

@@ -245,9 +245,8 @@ class _StudyOf:
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        if isinstance(self._storage, _AtOneMoment):
-            return self._storage.get_all_trials(self._inner._study_id, deepcopy, states)
-        return self._inner._get_trials(deepcopy, states, use_cache)
+        # Optuna's samplers ask in this way; what they would cache is known here as it is.
+        return self.get_trials(deepcopy, states)
 
 
 class _Excerpt(_StudyOf):
@@ -260,14 +259,6 @@ class _Excerpt(_StudyOf):
     ) -> list[FrozenTrial]:
         found = [t for t in self._shown if states is None or t.state in states]
         return copy.deepcopy(found) if deepcopy else found
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        return self.get_trials(deepcopy, states)
 
 
 class _Around:
