@@ -84,7 +84,7 @@ PLANS = {
     "order": Plan(TemporalOrder, 9, None, 40, 10, ("random, none",)),
     "digits": Plan(Digits, 40, 120.0, None, 10, (DEFAULTS,)),
     # What `make study` does.
-    "study": Plan(Digits, 27, None, 40, 6, (DEFAULTS, "TPE, none")),
+    "study": Plan(Digits, 40, None, 40, 4, (DEFAULTS, "TPE, none")),
 }
 
 
