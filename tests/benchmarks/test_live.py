@@ -137,11 +137,22 @@ def test_what_ended_too_late_does_not_count(tmp_path: Path) -> None:
     lines = table(results).splitlines()
     assert lines[2].startswith("| made | AeLLE | 0.1 (0.1, 0.1) |")
     # Of ten seconds, ours has after four what the defaults end with.
-    assert lines[3].endswith("0.2 (0.2, 0.2) | 2 / 0 / 0 | 40% |")
+    assert lines[3].endswith("0.2 (0.2, 0.2) | 2 / 0 / 0 |  | 40% |")
     path = tmp_path / "live.json"
     path.write_text(json.dumps(results))
     draw(path)
     assert (tmp_path / "live.png").stat().st_size > 5_000
+
+
+def test_of_as_many_networks_equal_seconds_count_too() -> None:
+    results = made_results()
+    results["plans"]["made"] |= {"seconds": None, "n_trials": 4}
+    for search, elapsed in zip(results["searches"], (12.0, 12.0, 1.5, 11.5), strict=True):
+        search["elapsed"] = elapsed
+    results["searches"][2]["rows"] = [(1.5, 20, 0.2)]
+    lines = table(results).splitlines()
+    # All in all ours ends at 0. After the 1.5 seconds of the first seed it has .5 beside .2.
+    assert lines[3].endswith("0.125 (0.2, 0.05) | 2 / 0 / 0 | 1 / 1 / 0 | 75% |")
 
 
 def test_tasks_that_are_not_searched_stay_in_the_results(
